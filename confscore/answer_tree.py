@@ -1,0 +1,297 @@
+"""The answer tree of one document: which prefixes to ask the engine for next, and when to stop.
+
+The tree does no input or output. :meth:`AnswerTree.wanted` names the prefixes whose rollouts would help most,
+:meth:`AnswerTree.add` takes a rollout in, and :meth:`AnswerTree.bounds` says what is certain so far.
+
+A rollout decodes greedily from a forced prefix to the end of an answer. Every step of it yields the
+probabilities of all tokens the automaton allows there; those not taken become the frontier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from confscore.automaton import AnswerAutomaton, ByteState, State, certain_from, possible_from
+from confscore.bounds import Bounds, Masses, gap_by_leaf, global_bounds, local_bounds, raw_bounds
+from confscore.errors import EngineError, RowError
+from confscore.rows import BoolArray, FloatArray
+
+Prefix = tuple[int, ...]
+Normalization = Literal["raw", "local", "global"]
+
+_BOUNDS = {"raw": raw_bounds, "local": local_bounds, "global": global_bounds}
+
+
+@dataclass(frozen=True, slots=True)
+class StoppingRule:
+    """When a document has been explored far enough.
+
+    Attributes
+    ----------
+    normalization : {'raw', 'local', 'global'}
+        Which marginals the tolerance is about.
+    tolerance : float
+        The widest bound allowed, as a probability; or relative to the lower bound of "at least one category"
+        where ``relative``.
+    relative : bool
+        See ``tolerance``.
+    budget : int
+        The most rollouts a prompt may cost, at least 1.
+    """
+
+    normalization: Normalization = "global"
+    tolerance: float = 0.01
+    relative: bool = False
+    budget: int = 64
+
+    def limit(self, bounds: Bounds) -> float:
+        """Return the widest bound that is narrow enough."""
+        return self.tolerance * float(bounds.lower[0]) if self.relative else self.tolerance
+
+
+@dataclass(slots=True)
+class Frontier:
+    """Unexplored prefixes, as parallel arrays with room to grow; the first ``size`` entries count.
+
+    ``log_raw[l]`` and ``log_local[l]`` are log-probabilities of prefix ``l``, without and with renormalization
+    over allowed tokens; both are ``-inf`` once it has been explored.
+    """
+
+    log_raw: FloatArray
+    log_local: FloatArray
+    may: BoolArray
+    must: BoolArray
+    prefixes: list[tuple[Prefix, int | None]]
+    targets: list[ByteState]
+    named: list[int]
+    size: int = 0
+
+    @classmethod
+    def empty(cls, n_columns: int, room: int = 64) -> Frontier:
+        """Return a frontier without prefixes."""
+        flags = np.zeros((room, n_columns), dtype=bool)
+        return cls(np.empty(room), np.empty(room), flags, flags.copy(), [], [], [])
+
+    def reserve(self, more: int) -> slice:
+        """Make room for ``more`` prefixes and return where they go."""
+        need = self.size + more
+        if need > len(self.log_raw):
+            room = max(need, 2 * len(self.log_raw))
+            self.log_raw = np.resize(self.log_raw, room)
+            self.log_local = np.resize(self.log_local, room)
+            self.may = np.resize(self.may, (room, self.may.shape[1]))
+            self.must = np.resize(self.must, (room, self.must.shape[1]))
+        place = slice(self.size, need)
+        self.size = need
+        return place
+
+    def prefix(self, index: int) -> Prefix:
+        """Return the forced tokens of prefix ``index``."""
+        head, last = self.prefixes[index]
+        return head if last is None else (*head, last)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One explored position: the automaton's state there, and what the model said.
+
+    ``log_probs[i] = log p(alphabet[state.allowed[i]] | prompt, prefix)``.
+    """
+
+    state: State
+    log_probs: FloatArray
+
+
+class AnswerTree:
+    """Best-first exploration of one prompt's answers.
+
+    Parameters
+    ----------
+    automaton : AnswerAutomaton
+        The guard's answers.
+    rule : StoppingRule
+        When to stop.
+
+    Attributes
+    ----------
+    requests : int
+        Rollouts taken in so far.
+    steps : dict of Prefix to Step
+        Every explored position.
+    """
+
+    def __init__(self, automaton: AnswerAutomaton, rule: StoppingRule) -> None:
+        self._automaton = automaton
+        self._rule = rule
+        self.requests = 0
+        self.steps: dict[Prefix, Step] = {}
+        self._complete: dict[int, list[float]] = {}
+        self._waiting: dict[Prefix, int] = {}
+        self._frontier = Frontier.empty(automaton.n_columns)
+        self._column_of = {int(token): column for column, token in enumerate(automaton.alphabet)}
+        self._plant()
+
+    def wanted(self) -> list[Prefix]:
+        """Return the prefixes to roll out now; empty when the tree is done or waits for earlier ones.
+
+        The frontier prefixes that are responsible for most of the widest bound come first, and as many at once
+        as are needed in any case: each can at best take its own share of the gap away.
+        """
+        left = self._rule.budget - self.requests
+        if self._waiting or left <= 0:
+            return []
+        normalization = self._rule.normalization
+        masses = self.masses(normalization)
+        bounds = _BOUNDS[normalization](masses)
+        column = int(np.argmax(bounds.width))
+        width, limit = float(bounds.width[column]), self._rule.limit(bounds)
+        if width <= limit:
+            return []
+        gaps = gap_by_leaf(masses, bounds, column, normalization)
+        order = np.argsort(-gaps, kind="stable")
+        taken_away = np.cumsum(gaps[order])
+        if taken_away[-1] <= 0:
+            return []
+        # In exact arithmetic the shares add up to the width; scaling covers the linearized case too.
+        enough = taken_away[-1] * (1 - limit / width)
+        count = min(int(np.searchsorted(taken_away, enough)) + 1, left, int((gaps > 0).sum()))
+        self._waiting = {self._frontier.prefix(leaf): int(leaf) for leaf in order[:count]}
+        return list(self._waiting)
+
+    def add(self, prefix: Prefix, tokens: Sequence[int], log_probs: FloatArray) -> None:
+        """Take in the rollout of a prefix that :meth:`wanted` named.
+
+        Parameters
+        ----------
+        prefix : tuple of int
+            The forced tokens.
+        tokens : sequence of int, length T
+            What the engine chose, step by step; T is at least 1.
+        log_probs : float array, shape (T, A)
+            ``log_probs[t, a] = log p(alphabet[a] | prompt, prefix, tokens[:t])``, over the whole vocabulary.
+
+        Raises
+        ------
+        EngineError
+            The rollout has no step, or its shape does not fit.
+        RowError
+            A probability is not a number.
+        """
+        if not 0 < len(tokens) == len(log_probs) or log_probs.shape[1] != len(self._automaton.alphabet):
+            raise EngineError(f"the engine returned {len(tokens)} tokens with log_probs of {log_probs.shape}")
+        if np.isnan(log_probs).any():
+            raise RowError("the model's probabilities are not numbers (NaN)")
+        leaf = self._waiting.pop(prefix)
+        frontier = self._frontier
+        log_raw, log_local = float(frontier.log_raw[leaf]), float(frontier.log_local[leaf])
+        frontier.log_raw[leaf] = frontier.log_local[leaf] = -np.inf
+        named, state = frontier.named[leaf], self._automaton.state(frontier.targets[leaf])
+        self.requests += 1
+        for t, token in enumerate(tokens):
+            step = Step(state, log_probs[t][state.allowed])
+            self.steps[prefix] = step
+            kept = float(np.logaddexp.reduce(step.log_probs))
+            if kept == -np.inf:
+                return
+            edges = len(state.columns)
+            raw, local = log_raw + step.log_probs, log_local + (step.log_probs - kept)
+            if state.final is not None:
+                self._finish(named | state.final, raw[edges:], local[edges:])
+            # The engine may leave the grammar, or stop at its length limit: then every edge stays unexplored.
+            taken = state.edge_of.get(self._column_of.get(token, -1)) if t + 1 < len(tokens) else None
+            self._grow(prefix, named, state, raw[:edges], local[:edges], taken)
+            if taken is None:
+                return
+            prefix = (*prefix, token)
+            log_raw, log_local = float(raw[taken]), float(local[taken])
+            named |= state.named[taken]
+            state = self._automaton.state(state.targets[taken])
+
+    def masses(self, normalization: Normalization) -> Masses:
+        """Return what is known so far; ``global`` is computed from raw masses."""
+        frontier = self._frontier
+        logs = frontier.log_local if normalization == "local" else frontier.log_raw
+        which = 1 if normalization == "local" else 0
+        complete_with = np.zeros(self._automaton.n_columns)
+        for mask, found in self._complete.items():
+            complete_with += found[which] * self._automaton.unpack(mask)
+        return Masses(
+            complete=sum(found[which] for found in self._complete.values()),
+            complete_with=complete_with,
+            frontier=np.exp(logs[: frontier.size]),
+            may=frontier.may[: frontier.size],
+            must=frontier.must[: frontier.size],
+        )
+
+    def bounds(self, normalization: Normalization) -> Bounds:
+        """Return certified bounds on every marginal, under any normalization."""
+        return _BOUNDS[normalization](self.masses(normalization))
+
+    def within_tolerance(self) -> bool:
+        """Say whether the bounds are as narrow as the rule asks."""
+        bounds = self.bounds(self._rule.normalization)
+        nothing_left = not self.masses(self._rule.normalization).frontier.any()
+        return nothing_left or float(bounds.width.max()) <= self._rule.limit(bounds)
+
+    def hopeless(self, normalization: Normalization) -> bool:
+        """Say whether neither a found answer nor an unexplored prefix has any probability."""
+        masses = self.masses(normalization)
+        return masses.complete <= 0 and not masses.frontier.any()
+
+    def off_grammar(self) -> float:
+        """Return the probability known to be lost to texts that are no answers."""
+        masses = self.masses("raw")
+        return max(0.0, 1.0 - masses.complete - float(masses.frontier.sum()))
+
+    def answers(self, normalization: Normalization) -> list[tuple[int, float]]:
+        """Return (category mask, probability) of the category sets found, most probable first.
+
+        A set's probability is that of all its answers found, in every order and tokenization: a lower bound in
+        ``raw`` and ``local``, and in ``global`` its share of the mass of complete answers.
+        """
+        which = 1 if normalization == "local" else 0
+        whole = sum(found[0] for found in self._complete.values()) if normalization == "global" else 1.0
+        found = [(mask, masses[which] / whole) for mask, masses in self._complete.items() if whole > 0]
+        return sorted(found, key=lambda item: -item[1])
+
+    def _plant(self) -> None:
+        root = self._automaton.root
+        place = self._frontier.reserve(1)
+        self._frontier.log_raw[place] = self._frontier.log_local[place] = 0.0
+        self._frontier.may[place] = self._automaton.unpack(possible_from(root))
+        self._frontier.must[place] = self._automaton.unpack(certain_from(root))
+        self._frontier.prefixes.append(((), None))
+        self._frontier.targets.append(root)
+        self._frontier.named.append(0)
+
+    def _finish(self, mask: int, log_raw: FloatArray, log_local: FloatArray) -> None:
+        found = self._complete.setdefault(mask, [0.0, 0.0])
+        found[0] += float(np.exp(log_raw).sum())
+        found[1] += float(np.exp(log_local).sum())
+
+    def _grow(
+        self,
+        prefix: Prefix,
+        named: int,
+        state: State,
+        log_raw: FloatArray,
+        log_local: FloatArray,
+        taken: int | None,
+    ) -> None:
+        """Add the edges of a position to the frontier, except the one that was taken."""
+        frontier = self._frontier
+        keep = [edge for edge in range(len(state.columns)) if edge != taken]
+        place = frontier.reserve(len(keep))
+        already = self._automaton.unpack(named)
+        frontier.log_raw[place] = log_raw[keep]
+        frontier.log_local[place] = log_local[keep]
+        frontier.may[place] = state.may[keep] | already
+        frontier.must[place] = state.must[keep] | already
+        tokens = self._automaton.alphabet[state.columns]
+        frontier.prefixes += [(prefix, int(tokens[edge])) for edge in keep]
+        frontier.targets += [state.targets[edge] for edge in keep]
+        frontier.named += [named | state.named[edge] for edge in keep]

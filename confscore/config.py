@@ -1,0 +1,245 @@
+"""The configuration file: one YAML document, validated before anything is read or loaded.
+
+Unknown keys are refused with the path of the key; every key has a default except ``input.path``,
+``output.path`` and ``model.source``.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from confscore.errors import ConfigError
+
+Estimator = Literal["marginal"]
+Normalization = Literal["raw", "local", "global"]
+InputFormat = Literal["parquet", "jsonl", "csv", "text"]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, and closed to unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class InputConfig(Section):
+    """Where the corpus is, and which columns hold ids and text."""
+
+    path: str
+    format: InputFormat = "parquet"
+    id_column: str | None = None
+    text_column: str | None = None
+    messages_column: str | None = None
+    carry_columns: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_source_of_text(self) -> Self:
+        if self.text_column is not None and self.messages_column is not None:
+            raise ValueError("give either text_column or messages_column, not both")
+        if self.format == "text":
+            named = [self.id_column, self.text_column, self.messages_column, *self.carry_columns]
+            if any(name is not None for name in named):
+                raise ValueError("format text has no columns: one file is one document")
+        elif self.text_column is None and self.messages_column is None:
+            object.__setattr__(self, "text_column", "text")
+        return self
+
+
+class GuardConfig(Section):
+    """A registered guard or the path of a guard YAML, and what to change of it."""
+
+    name: str = "llama-guard-3"
+    order: Literal["canonical", "any"] | None = None
+
+
+class ModelConfig(Section):
+    """Which weights to run, and on which engine."""
+
+    source: str
+    revision: str | None = None
+    engine: Literal["vllm", "transformers"] = "vllm"
+    engine_args: dict[str, JsonValue] = Field(default_factory=dict)
+    trust_remote_code: bool = False
+
+
+class ScoringConfig(Section):
+    """What is computed for a document, and how far."""
+
+    estimators: tuple[Estimator, ...] = ("marginal",)
+    normalization: Normalization = "global"
+    tolerance: Fraction = 0.01
+    tolerance_of: Literal["absolute", "flagged"] = "absolute"
+    max_requests_per_document: Count = 64
+    long_documents: Literal["chunk", "truncate", "error"] = "chunk"
+    chunk_overlap_tokens: Annotated[int, Field(ge=0)] = 64
+    bounds: bool = False
+    top_answers: Annotated[int, Field(ge=0, le=1000)] = 0
+
+    @field_validator("estimators")
+    @classmethod
+    def _estimators_named_once(cls, value: tuple[Estimator, ...]) -> tuple[Estimator, ...]:
+        if not value or len(set(value)) != len(value):
+            raise ValueError("name at least one estimator, and each only once")
+        return value
+
+
+class ClusterConfig(Section):
+    """How many actors run, and what each of them takes."""
+
+    address: str | None = None
+    actors: Count | tuple[Count, Count] = (1, 8)
+    gpus_per_actor: Annotated[float, Field(ge=0)] = 1
+    cpus_per_actor: Annotated[float, Field(ge=0)] = 1
+    rows_per_block: Count = 2048
+    batch_size: Count = 256
+    batches_per_actor: Count = 4
+    start_timeout_s: Annotated[float, Field(gt=0)] = 900
+
+    @model_validator(mode="after")
+    def _range_ascends(self) -> Self:
+        if isinstance(self.actors, tuple) and self.actors[0] > self.actors[1]:
+            raise ValueError(f"actors: [{self.actors[0]}, {self.actors[1]}] must ascend")
+        return self
+
+    @property
+    def actor_range(self) -> tuple[int, int]:
+        """Return the smallest and the largest number of actors."""
+        return (self.actors, self.actors) if isinstance(self.actors, int) else self.actors
+
+
+class OutputConfig(Section):
+    """Where the score table goes."""
+
+    path: str
+    partition_by: tuple[str, ...] = ()
+    rows_per_file: Count = 1_000_000
+    rows_per_group: Count = 122_880
+
+
+class Config(Section):
+    """A whole configuration file."""
+
+    input: InputConfig
+    guard: GuardConfig = GuardConfig()
+    model: ModelConfig
+    scoring: ScoringConfig = ScoringConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    output: OutputConfig
+
+    @field_validator("guard", mode="before")
+    @classmethod
+    def _guard_by_name(cls, value: object) -> object:
+        return {"name": value} if isinstance(value, str) else value
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a configuration file and apply ``section.key=value`` overrides.
+
+    Parameters
+    ----------
+    path : str or Path
+        A YAML file.
+    overrides : sequence of str
+        Each ``dotted.key=value``; the value is read as YAML, so ``scoring.tolerance=0.001`` is a number.
+
+    Returns
+    -------
+    Config
+        The validated configuration.
+
+    Raises
+    ------
+    ConfigError
+        The file cannot be read, is not YAML, or a key is unknown, missing or out of range.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such configuration file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: the configuration file cannot be read: {error}") from None
+    try:
+        tree = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: a configuration is a mapping with the keys input, model and output")
+    for override in overrides:
+        _apply(tree, override)
+    return parse(tree, str(path))
+
+
+def parse(tree: dict[str, object], origin: str) -> Config:
+    """Validate a configuration tree; ``origin`` names its source in error messages."""
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(f"{origin}: {_sentence(error)}") from None
+
+
+def dump(config: Config) -> str:
+    """Return the effective configuration as YAML; :func:`parse` reads it back to an equal one."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _apply(tree: dict[str, object], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {override}: write it as section.key=value")
+    *parents, leaf = key.split(".")
+    node = tree
+    for parent in parents:
+        child = node.setdefault(parent, {})
+        if isinstance(child, str) and parent == "guard":
+            child = node[parent] = {"name": child}
+        if not isinstance(child, dict):
+            raise ConfigError(f"--set {override}: {parent} is a value, not a section")
+        node = child
+    try:
+        node[leaf] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {override}: {value!r} is not a YAML value") from None
+
+
+def _sentence(error: ValidationError) -> str:
+    """Say the first few problems as key: reason, with a near name for an unknown key."""
+    problems = []
+    for problem in error.errors()[:3]:
+        location = [part for part in problem["loc"] if part not in ("int", "tuple[constrained-int, constrained-int]")]
+        key = ".".join(str(part) for part in location)
+        if problem["type"] == "extra_forbidden":
+            known = _known_keys(location[:-1])
+            near = difflib.get_close_matches(str(location[-1]), known, n=1)
+            hint = f", did you mean {near[0]}?" if near else f"; known keys: {', '.join(known)}"
+            problems.append(f"{key} is not a known key{hint}")
+        elif problem["type"] == "missing":
+            problems.append(f"{key} is missing")
+        else:
+            reason = problem["msg"].removeprefix("Value error, ")
+            problems.append(f"{key}: {reason[:1].lower()}{reason[1:]} (got {problem['input']!r:.80})")
+    return "; ".join(problems)
+
+
+def _known_keys(location: Sequence[object]) -> list[str]:
+    model: type[BaseModel] = Config
+    for part in location:
+        annotation = model.model_fields[str(part)].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return list(model.model_fields)

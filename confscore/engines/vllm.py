@@ -1,0 +1,158 @@
+"""The vLLM engine; the only module that imports vLLM.
+
+Measured choices: prompts travel as token ids (a rendered string would get a second begin-of-text token),
+``logprob_token_ids`` with flat log-probabilities and no detokenizing costs no throughput, sampling defaults of
+the model's repository are kept out, and ``raw_logprobs`` are taken before any mask, over the whole vocabulary.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from confscore.engines.base import AnswerTokens, Rollout
+from confscore.errors import EngineError
+from confscore.rows import FloatArray
+
+# vLLM takes no telemetry consent from a batch job, and its log lines are for its own developers.
+os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+
+from vllm import AsyncEngineArgs, SamplingParams
+from vllm.inputs import TokensPrompt
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+MOST_IDS = 128
+"""How many ``logprob_token_ids`` vLLM takes in one request."""
+
+
+class VllmEngine:
+    """Rollouts on vLLM's asynchronous engine, which batches whatever is in flight.
+
+    Parameters
+    ----------
+    source : str
+        Model folder or hub id.
+    answers : AnswerTokens
+        The alphabet and the end tokens. An alphabet of more than 128 tokens is asked for in several requests
+        a rollout, which share the prompt's cache.
+    revision : str, optional
+        Revision of a hub model.
+    engine_args : mapping
+        Arguments of vLLM's ``AsyncEngineArgs``; what scoring relies on cannot be overridden.
+    trust_remote_code : bool
+        Whether code from the model's repository may run.
+
+    Raises
+    ------
+    EngineError
+        vLLM refuses the arguments, or cannot load the model.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        answers: AnswerTokens,
+        *,
+        revision: str | None = None,
+        engine_args: Mapping[str, object] | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        self._answers = answers
+        ids = [int(token) for token in answers.alphabet]
+        self._parts = [ids[start : start + MOST_IDS] for start in range(0, len(ids), MOST_IDS)]
+        arguments = {
+            **(engine_args or {}),
+            "model": source,
+            "revision": revision,
+            "trust_remote_code": trust_remote_code,
+            "enable_prefix_caching": True,
+            "logprobs_mode": "raw_logprobs",
+            "max_logprobs": max(len(part) for part in self._parts),
+            "generation_config": "vllm",
+            "skip_tokenizer_init": True,
+            "disable_log_stats": True,
+            "enable_log_requests": False,
+        }
+        try:
+            self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+        except (TypeError, ValueError, RuntimeError, OSError) as error:
+            raise EngineError(f"vLLM could not load {source}: {error}") from error
+        self.max_length: int = self._llm.model_config.max_model_len
+        self._numbers = itertools.count()
+        self._sampling: dict[tuple[int, int], SamplingParams] = {}
+        self._closed = False
+
+    async def rollout(self, prompt: Sequence[int], prefix: Sequence[int]) -> Rollout:
+        """Decode greedily within the alphabet; see :class:`~confscore.engines.base.Engine`."""
+        ids = [*prompt, *prefix]
+        room = max(1, min(self._answers.max_tokens - len(prefix), self.max_length - len(ids)))
+        asked = [self._request(ids, self._params(part, room)) for part in range(len(self._parts))]
+        if len(asked) == 1:
+            tokens, rows = await asked[0]
+            return Rollout(tokens, rows)
+        return _joined(await asyncio.gather(*asked))
+
+    async def warm_up(self) -> None:
+        """Run one rollout, so that kernels are compiled before documents wait for them."""
+        await self.rollout([int(self._answers.alphabet[0])] * 2, ())
+
+    async def close(self) -> None:
+        """Stop the engine's process in order; without it, the end of a run logs a dead engine."""
+        if not self._closed:
+            self._closed = True
+            self._llm.shutdown()
+
+    def _params(self, part: int, room: int) -> SamplingParams:
+        key = (part, room)
+        if key not in self._sampling:
+            ids = self._parts[part]
+            self._sampling[key] = SamplingParams(
+                temperature=0.0,
+                max_tokens=room,
+                stop_token_ids=list(self._answers.ends),
+                ignore_eos=True,
+                allowed_token_ids=[int(token) for token in self._answers.alphabet],
+                logprob_token_ids=ids,
+                flat_logprobs=True,
+                detokenize=False,
+                skip_special_tokens=False,
+                output_kind=RequestOutputKind.FINAL_ONLY,
+            )
+        return self._sampling[key]
+
+    async def _request(self, ids: list[int], params: SamplingParams) -> tuple[list[int], FloatArray]:
+        number = f"confscore-{next(self._numbers)}"
+        final = None
+        try:
+            async for output in self._llm.generate(TokensPrompt(prompt_token_ids=ids), params, number):
+                final = output
+        except (EngineDeadError, EngineGenerateError, ValueError) as error:
+            raise EngineError(f"vLLM stopped answering: {error}") from error
+        if final is None or not final.finished:
+            raise EngineError("vLLM ended a request without a result")
+        completion = final.outputs[0]
+        tokens = [int(token) for token in completion.token_ids]
+        # Each step has the chosen token's log-probability first, then those of the ids asked for.
+        rows = np.array(completion.logprobs.logprobs, dtype=np.float64).reshape(len(tokens), -1)
+        return tokens, rows[:, 1:]
+
+
+def _joined(parts: Sequence[tuple[list[int], FloatArray]]) -> Rollout:
+    """Put the columns of several requests side by side, up to the first step where their choices differ.
+
+    All of them decode greedily from the same tokens, so they differ only where rounding breaks a near tie; the
+    step of the difference itself still has the same tokens before it.
+    """
+    tokens = parts[0][0]
+    steps = min(len(other) for other, _ in parts)
+    for other, _ in parts[1:]:
+        same = [mine == theirs for mine, theirs in zip(tokens, other, strict=False)]
+        steps = min(steps, same.index(False) + 1 if False in same else steps)
+    return Rollout(tokens[:steps], np.concatenate([rows[:steps] for _, rows in parts], axis=1))
