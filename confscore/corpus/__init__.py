@@ -1,0 +1,255 @@
+"""The corpus: files of any kind in, uniform rows out.
+
+:func:`open_corpus` looks at names, footers and headers only, and refuses what could not be scored; a
+:class:`RowReader` then reads one part at a time, wherever it is sent. Both use pyarrow filesystems, so a path
+may be local or an ``s3://``, ``gs://`` or ``abfs://`` address with credentials from the environment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+from pyarrow import fs
+
+from confscore.config import InputConfig
+from confscore.corpus import cells
+from confscore.corpus.files import CorpusFile, find_files, resolve
+from confscore.corpus.formats import Part, Raw, Wanted, as_text, csv_header, parquet_parts, read
+from confscore.errors import CorpusError
+
+__all__ = ["Corpus", "CorpusFile", "Part", "RowReader", "open_corpus", "resolve"]
+
+PART_BYTES = 32 << 20
+_LOOKS_AT_ONCE = 16
+_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+
+
+@dataclass(frozen=True, slots=True)
+class RowReader:
+    """Reads parts of one corpus into tables of one schema. Small, and safe to send between processes.
+
+    Attributes
+    ----------
+    config : InputConfig
+        Where the corpus is and which columns it has.
+    carried : pyarrow.Schema
+        Columns passed through to the score table.
+    """
+
+    config: InputConfig
+    carried: pa.Schema
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Return the schema of :meth:`tables`: ``doc_id``, ``content``, ``fault``, then the carried columns.
+
+        ``content`` is text, or a list of messages where the corpus has a ``messages_column``. Exactly one of
+        ``content`` and ``fault`` is null.
+        """
+        content = pa.string() if self.config.messages_column is None else _MESSAGES
+        fixed = [pa.field("doc_id", pa.string(), nullable=False), pa.field("content", content)]
+        return pa.schema([*fixed, pa.field("fault", pa.string()), *self.carried])
+
+    def tables(self, part: Part, rows: int) -> Iterator[pa.Table]:
+        """Yield a part's rows in order, at most ``rows`` at a time.
+
+        Raises
+        ------
+        CorpusError
+            The file cannot be read any more.
+        """
+        filesystem, _ = resolve(self.config.path)
+        for raw in read(filesystem, part, self.config.format, self._wanted(part), rows):
+            yield self._table(part.file, raw)
+
+    def id_hashes(self, part: Part) -> npt.NDArray[np.uint64]:
+        """Return a 64-bit hash of each row's document id, in order. Reads no column but the ids'.
+
+        SipHash with pandas' fixed key: equal ids have equal hashes in every process.
+        """
+        ids = [doc_id for chunk in self._ids(part) for doc_id in chunk]
+        return pd.util.hash_array(np.array(ids, dtype=object), categorize=False)
+
+    def find_ids(self, part: Part, hashes: npt.NDArray[np.uint64]) -> list[tuple[str, str]]:
+        """Return (document id, place) of the rows whose id has one of the given hashes."""
+        ids = [doc_id for chunk in self._ids(part) for doc_id in chunk]
+        found = np.flatnonzero(np.isin(self.id_hashes(part), hashes))
+        return [(ids[i], f"{part.file.path} row {part.first_row + i}") for i in found]
+
+    def _wanted(self, part: Part) -> Wanted:
+        config = self.config
+        keys = {key for key, _ in part.file.partition}
+        source = [config.id_column, config.text_column, config.messages_column]
+        columns = tuple(dict.fromkeys(name for name in source if name is not None))
+        return Wanted(columns, tuple(n for n in self.carried.names if n not in keys and n not in columns))
+
+    def _ids(self, part: Part) -> Iterator[list[str]]:
+        filesystem, _ = resolve(self.config.path)
+        only_ids = Wanted(tuple(name for name in [self.config.id_column] if name is not None))
+        for raw in read(filesystem, part, self.config.format, only_ids, 1 << 16):
+            yield [doc_id for doc_id, _ in self._identified(part.file, raw)]
+
+    def _identified(self, file: CorpusFile, raw: Raw) -> Iterator[tuple[str, str | None]]:
+        """Yield (document id, fault) of each row; an id that cannot be used is replaced by a derived one."""
+        column = self.config.id_column
+        for position, number in enumerate(raw.numbers):
+            derived = file.name if self.config.format == "text" else f"{file.name}#{number}"
+            fault = raw.faults.get(position)
+            if column is None or fault is not None:
+                yield derived, fault
+                continue
+            try:
+                yield cells.document_id(raw.cells[column][position], column), None
+            except cells.Fault as error:
+                yield derived, str(error)
+
+    def _content(self, raw: Raw, position: int) -> str | list[cells.Turn]:
+        if self.config.messages_column is not None:
+            return cells.messages(raw.cells[self.config.messages_column][position], self.config.messages_column)
+        column = self.config.text_column or ""  # text files have one column, and it has no name
+        return cells.text(raw.cells[column][position], column or "the file")
+
+    def _table(self, file: CorpusFile, raw: Raw) -> pa.Table:
+        ids: list[str] = []
+        contents: list[str | list[cells.Turn] | None] = []
+        faults: list[str | None] = []
+        for position, (doc_id, broken) in enumerate(self._identified(file, raw)):
+            content, fault = None, broken
+            if fault is None:
+                try:
+                    content = self._content(raw, position)
+                except cells.Fault as error:
+                    fault = str(error)
+            ids.append(doc_id)
+            contents.append(content)
+            faults.append(fault)
+        keys = dict(file.partition)
+        columns = [pa.array(ids, pa.string()), pa.array(contents, self.schema.field("content").type)]
+        columns.append(pa.array(faults, pa.string()))
+        for column in self.carried:
+            if column.name in keys:
+                values = pa.array([keys[column.name]] * len(ids), pa.string())
+            elif column.name in raw.carried:
+                values = raw.carried[column.name]
+            else:
+                values = as_text(raw.cells[column.name])
+            columns.append(values.cast(column.type))
+        return pa.Table.from_arrays(columns, schema=self.schema)
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """A corpus that has been looked at and can be read.
+
+    Attributes
+    ----------
+    reader : RowReader
+        Reads its parts.
+    files : tuple of CorpusFile
+        All files, in the order of their names.
+    parts : tuple of Part
+        All of them, cut into pieces of work; together they hold every row once.
+    ignored : tuple of str
+        Names of files that were found and do not look like the configured format.
+    """
+
+    reader: RowReader
+    files: tuple[CorpusFile, ...]
+    parts: tuple[Part, ...]
+    ignored: tuple[str, ...]
+
+    @property
+    def rows(self) -> int | None:
+        """Return how many rows there are, where the files' footers tell."""
+        known = [part.rows for part in self.parts if part.rows is not None]
+        return sum(known) if len(known) == len(self.parts) else None
+
+
+def open_corpus(config: InputConfig, carry: Sequence[str] = ()) -> Corpus:
+    """Look at a corpus without reading it.
+
+    Parameters
+    ----------
+    config : InputConfig
+        Where it is and which columns it has.
+    carry : sequence of str
+        Columns to pass through besides ``config.carry_columns``: partition keys or columns of the files.
+
+    Raises
+    ------
+    CorpusError
+        There is no such corpus, a file is unreadable, or a column is missing or of a wrong type.
+    """
+    files, ignored = find_files(config.path, config.format)
+    filesystem, _ = resolve(config.path)
+    carried = tuple(dict.fromkeys([*config.carry_columns, *carry]))
+    if config.format == "parquet":
+        with ThreadPoolExecutor(_LOOKS_AT_ONCE) as pool:
+            looks = list(pool.map(lambda file: parquet_parts(filesystem, file, PART_BYTES), files))
+        parts = [part for pieces, _ in looks for part in pieces]
+        schemas = {file.path: schema for file, (_, schema) in zip(files, looks, strict=True)}
+        for path, schema in schemas.items():
+            _check_types(config, path, schema)
+    else:
+        parts = [Part(file) for file in files]
+        schemas = {file.path: _untyped(config, filesystem, file) for file in files if config.format == "csv"}
+    fields = [_carried_field(name, files, schemas, config) for name in carried]
+    return Corpus(RowReader(config, pa.schema(fields)), tuple(files), tuple(parts), tuple(ignored))
+
+
+def _untyped(config: InputConfig, filesystem: fs.FileSystem, file: CorpusFile) -> pa.Schema:
+    header = csv_header(filesystem, file)
+    schema = pa.schema([pa.field(name, pa.string()) for name in header])
+    _check_types(config, file.path, schema)
+    return schema
+
+
+def _check_types(config: InputConfig, path: str, schema: pa.Schema) -> None:
+    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_binary)
+    lists = (pa.types.is_list, pa.types.is_large_list)
+    wanted = [
+        ("id_column", config.id_column, (*texts, pa.types.is_integer), "text or whole numbers"),
+        ("text_column", config.text_column, texts, "text"),
+        ("messages_column", config.messages_column, (*texts, *lists), "a list of messages, or JSON text"),
+    ]
+    for key, name, tests, words in wanted:
+        if name is None:
+            continue
+        places = schema.get_all_field_indices(name)
+        if len(places) != 1:
+            what = "has no column" if not places else "has more than one column"
+            raise CorpusError(f"{path}: {what} {name} (input.{key}); its columns are {', '.join(schema.names)}")
+        kind = schema.field(name).type
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if not pa.types.is_null(kind) and not any(test(kind) for test in tests):
+            raise CorpusError(f"{path}: column {name} (input.{key}) is {kind}, and has to be {words}")
+
+
+def _carried_field(
+    name: str, files: Sequence[CorpusFile], schemas: dict[str, pa.Schema], config: InputConfig
+) -> pa.Field:
+    in_path = [name in dict(file.partition) for file in files]
+    if all(in_path):
+        return pa.field(name, pa.string())
+    if any(in_path):
+        raise CorpusError(f"{files[in_path.index(False)].path}: its path has no {name}=… part, and others have")
+    if config.format == "jsonl":
+        return pa.field(name, pa.string())
+    types = {}
+    for path, schema in schemas.items():
+        if schema.get_field_index(name) < 0:
+            raise CorpusError(f"{path}: has no column {name}, which the score table is to carry")
+        types[path] = schema.field(name).remove_metadata()
+    if not types:
+        raise CorpusError(f"{files[0].path}: its path has no {name}=… part, which the score table is to carry")
+    try:
+        joint = pa.unify_schemas([pa.schema([kind]) for kind in types.values()], promote_options="permissive")
+    except pa.ArrowException as error:
+        raise CorpusError(f"column {name} has different types in different files: {error}") from None
+    return joint.field(0).with_nullable(True)
