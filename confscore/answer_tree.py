@@ -151,7 +151,7 @@ class AnswerTree:
         width, limit = float(bounds.width[column]), self._rule.limit(bounds)
         if width <= limit:
             return []
-        gaps = gap_by_leaf(masses, bounds, column, normalization)
+        gaps = gap_by_leaf(masses, column, normalization)
         order = np.argsort(-gaps, kind="stable")
         taken_away = np.cumsum(gaps[order])
         if taken_away[-1] <= 0:
@@ -194,11 +194,8 @@ class AnswerTree:
         for t, token in enumerate(tokens):
             step = Step(state, log_probs[t][state.allowed])
             self.steps[prefix] = step
-            kept = float(np.logaddexp.reduce(step.log_probs))
-            if kept == -np.inf:
-                return
             edges = len(state.columns)
-            raw, local = log_raw + step.log_probs, log_local + (step.log_probs - kept)
+            raw, local = log_raw + step.log_probs, log_local + _renormalized(step.log_probs)
             if state.final is not None:
                 self._finish(named | state.final, raw[edges:], local[edges:])
             # The engine may leave the grammar, or stop at its length limit: then every edge stays unexplored.
@@ -237,9 +234,9 @@ class AnswerTree:
         nothing_left = not self.masses(self._rule.normalization).frontier.any()
         return nothing_left or float(bounds.width.max()) <= self._rule.limit(bounds)
 
-    def hopeless(self, normalization: Normalization) -> bool:
+    def hopeless(self) -> bool:
         """Say whether neither a found answer nor an unexplored prefix has any probability."""
-        masses = self.masses(normalization)
+        masses = self.masses("raw")
         return masses.complete <= 0 and not masses.frontier.any()
 
     def off_grammar(self) -> float:
@@ -295,3 +292,12 @@ class AnswerTree:
         frontier.prefixes += [(prefix, int(tokens[edge])) for edge in keep]
         frontier.targets += [state.targets[edge] for edge in keep]
         frontier.named += [named | state.named[edge] for edge in keep]
+
+
+def _renormalized(log_probs: FloatArray) -> FloatArray:
+    """Return log-probabilities that add up to 1; tokens that all have none share it alike.
+
+    Mass must not vanish there: a prefix counts in local lower bounds because something has to follow it.
+    """
+    kept = float(np.logaddexp.reduce(log_probs))
+    return log_probs - kept if kept > -np.inf else np.full_like(log_probs, -np.log(len(log_probs)))

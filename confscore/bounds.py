@@ -118,8 +118,8 @@ def indifferent_shares(masses: Masses) -> FloatArray:
     return shares
 
 
-def gap_by_leaf(masses: Masses, bounds: Bounds, column: int, normalization: str) -> FloatArray:
-    """Return how much of ``bounds.width[column]`` each frontier prefix is responsible for.
+def gap_by_leaf(masses: Masses, column: int, normalization: str) -> FloatArray:
+    """Return how much of the width of ``column``'s bounds each frontier prefix is responsible for.
 
     Exact in ``raw`` and ``local``, where the entries add up to the width. In ``global`` it is the derivative of
     the width in the prefix's mass, times that mass.
@@ -138,8 +138,10 @@ def gap_by_leaf(masses: Masses, bounds: Bounds, column: int, normalization: str)
         return mass  # no answer is known yet: the quotient has no derivative, and any answer helps
     with_it = masses.complete + mass @ may
     without = masses.complete + mass @ ~must
-    rise = may * (1 - bounds.upper[column]) / with_it
-    fall = ~must * bounds.lower[column] / without
+    # 1 - upper and lower, without the rounding to 0 where next to nothing is complete yet.
+    named = masses.complete_with[column]
+    rise = may * ((masses.complete - named) / with_it) / with_it
+    fall = ~must * (named / without) / without
     result: FloatArray = mass * (rise + fall)
     return result
 

@@ -89,6 +89,7 @@ class ScoringConfig(Section):
     chunk_overlap_tokens: Annotated[int, Field(ge=0)] = 64
     bounds: bool = False
     top_answers: Annotated[int, Field(ge=0, le=1000)] = 0
+    error_fraction_allowed: Annotated[float, Field(ge=0, le=1)] = 0
 
     @field_validator("estimators")
     @classmethod
@@ -99,15 +100,18 @@ class ScoringConfig(Section):
 
 
 class ClusterConfig(Section):
-    """How many actors run, and what each of them takes."""
+    """How many actors run, and what each of them takes.
+
+    A block is what a crash costs, and what an actor takes at once; ``blocks_in_flight`` of them keep its engine
+    busy while others are read and written.
+    """
 
     address: str | None = None
     actors: Count | tuple[Count, Count] = (1, 8)
     gpus_per_actor: Annotated[float, Field(ge=0)] = 1
     cpus_per_actor: Annotated[float, Field(ge=0)] = 1
-    rows_per_block: Count = 2048
-    batch_size: Count = 256
-    batches_per_actor: Count = 4
+    rows_per_block: Count = 512
+    blocks_in_flight: Count = 4
     start_timeout_s: Annotated[float, Field(gt=0)] = 900
 
     @model_validator(mode="after")

@@ -97,7 +97,7 @@ class Scorer:
         """Put the windows of a document together: the largest value and bounds of each category."""
         normalization = self._scoring.normalization
         each = [tree.bounds(normalization) for tree in trees]
-        if any(tree.hopeless(normalization) for tree in trees):
+        if any(tree.hopeless() for tree in trees):
             raise RowError("the model gives no probability to any answer of the guard's grammar")
         bounds = Bounds(
             lower=np.max([one.lower for one in each], axis=0),

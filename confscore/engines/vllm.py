@@ -13,6 +13,7 @@ import os
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from pydantic import ValidationError
 
 from confscore.engines.base import AnswerTokens, Rollout
 from confscore.errors import EngineError
@@ -82,6 +83,8 @@ class VllmEngine:
         }
         try:
             self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+        except ValidationError as error:
+            raise EngineError(f"vLLM could not load {source}: {error.errors()[0]['msg']}") from None
         except (TypeError, ValueError, RuntimeError, OSError) as error:
             raise EngineError(f"vLLM could not load {source}: {error}") from error
         self.max_length: int = self._llm.model_config.max_model_len

@@ -1,0 +1,42 @@
+# make demo and make test set up what they need; the other targets do too.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+CPU_INDEX := https://download.pytorch.org/whl/cpu
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+TORCH := $(shell grep '^torch==' requirements.lock)
+
+.PHONY: setup demo test check format bench clean
+
+setup: $(STAMP)
+
+# The lock names every package, so nothing is resolved (--no-deps): resolving would bring CUDA builds of packages that
+# vLLM names and confscore never imports. Torch's CPU build comes from the configured registry where it has one.
+$(STAMP): requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --no-deps $(TORCH) 2>/dev/null || $(PIP) install --no-deps --index-url $(CPU_INDEX) $(TORCH)
+	$(PIP) install --no-deps --requirement requirements.lock
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	touch $@
+
+demo: setup
+	$(BIN)/confscore demo --out demo-run
+
+test: setup
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup
+	$(BIN)/python benchmarks/scoring.py
+
+clean:
+	rm -rf demo-run build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

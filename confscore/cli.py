@@ -1,0 +1,138 @@
+"""The command line: thin, and one clear sentence for every error."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import IntEnum
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from confscore import console
+from confscore.config import Config, dump, load
+from confscore.errors import ConfscoreError
+from confscore.guards import REGISTRY, resolve
+
+
+class Exit(IntEnum):
+    """What an exit code says to a scheduler."""
+
+    DONE = 0
+    DONE_WITH_FAILURES = 1
+    BAD_INPUT = 2
+    FAILED = 3
+
+
+app = typer.Typer(
+    help="Calibrated per-category probabilities from generative guard models, at corpus scale.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The job's YAML file.", show_default=False)]
+SetOption = Annotated[
+    Optional[list[str]],  # noqa: UP045 - typer reads this form on every version
+    typer.Option("--set", metavar="KEY=VALUE", help="Override one key, such as scoring.tolerance=0.001."),
+]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+
+
+@app.command()
+def score(config: ConfigOption, set_: SetOption = None, debug: DebugOption = False) -> None:
+    """Score a corpus on a Ray cluster and publish its score table."""
+    with _errors(debug):
+        code = run_score(load(config, set_ or []))
+    raise typer.Exit(code)
+
+
+@app.command()
+def inspect(
+    table: Annotated[str, typer.Argument(help="A score table: the output.path of the runs that wrote it.")],
+    debug: DebugOption = False,
+) -> None:
+    """Show what a score table holds: runs, provenance, schema, counts and histograms."""
+    with _errors(debug):
+        console.show_table(table)
+
+
+@app.command()
+def guards(
+    name: Annotated[Optional[str], typer.Argument(help="A registered guard, or a guard's .yaml file.")] = None,  # noqa: UP045
+    debug: DebugOption = False,
+) -> None:
+    """List the guards, or show one."""
+    with _errors(debug):
+        if name is None:
+            console.list_guards(list(REGISTRY.values()))
+        else:
+            console.show_guard(resolve(name))
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Where the corpus, the configuration and the scores go.")] = Path(
+        "demo-run"
+    ),
+    documents: Annotated[int, typer.Option(min=100, help="How many documents to generate.")] = 5000,
+    debug: DebugOption = False,
+) -> None:
+    """Generate a corpus, score it with the small guard of this package, and show the scores."""
+    with _errors(debug):
+        from confscore.demo import run as demo_run  # noqa: PLC0415 - its libraries are not needed elsewhere
+
+        written = demo_run.prepare(out, documents)
+        console.say(f"Wrote {documents} documents to {written.corpus} and their labels to {written.labels}.")
+        console.say(f"$ confscore score --config {written.config}")
+        code = run_score(load(written.config))
+        demo_run.show(written)
+    raise typer.Exit(code)
+
+
+def run_score(config: Config) -> Exit:
+    """Run one job and say how it went."""
+    from confscore.plan import make_plan  # noqa: PLC0415 - transformers and Ray take seconds to import
+
+    plan = make_plan(config)
+    if plan.done is not None:
+        console.say(
+            f"Nothing to do: {plan.done.run_id} was committed at {plan.done.committed_at} with the same input, "
+            "configuration, model and guard."
+        )
+        return _verdict(config, plan.done.counts.error, plan.done.counts.read)
+    from confscore.pipeline import run_plan  # noqa: PLC0415
+
+    console.announce(plan)
+    with console.Watch(plan.corpus.rows) as watch:
+        manifest = run_plan(plan, watch.update)
+    plan.run.write("config.yaml", dump(config))
+    console.conclude(manifest, config.output.path)
+    return _verdict(config, manifest.counts.error, manifest.counts.read)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+def _verdict(config: Config, errors: int, read: int) -> Exit:
+    too_many = errors > config.scoring.error_fraction_allowed * read
+    return Exit.DONE_WITH_FAILURES if too_many else Exit.DONE
+
+
+@contextmanager
+def _errors(debug: bool) -> Iterator[None]:
+    try:
+        yield
+    except ConfscoreError as error:
+        if debug:
+            raise
+        print(f"confscore: {error}", file=sys.stderr)
+        raise typer.Exit(error.exit_code) from None
+    except KeyboardInterrupt:
+        print("confscore: interrupted; nothing was published. Run the same command to start again.", file=sys.stderr)
+        raise typer.Exit(Exit.FAILED) from None

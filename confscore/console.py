@@ -1,0 +1,189 @@
+"""What the command line prints. Numbers come from manifests and score tables; nothing is computed twice."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import pyarrow as pa
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from confscore.guards import Guard
+from confscore.manifest import Counts, Manifest, read_manifests
+from confscore.plan import Plan
+from confscore.rows import FloatArray
+from confscore.score_table import open_table, provenance_of
+
+LOG_EVERY_S = 5.0
+QUANTILES = (0.5, 0.9, 0.99, 1.0)
+_BARS = " ▁▂▃▄▅▆▇█"
+_BIN_EDGES = np.array([0, 0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0])
+
+
+def console() -> Console:
+    """Return a console on today's standard output; in a log, lines are not wrapped."""
+    return Console() if sys.stdout.isatty() else Console(width=160, highlight=False)
+
+
+def say(line: str) -> None:
+    """Print one line, whatever brackets it contains."""
+    print(line, flush=True)
+
+
+def announce(plan: Plan) -> None:
+    """Say what is about to happen."""
+    corpus = plan.corpus
+    rows = "" if corpus.rows is None else f", {corpus.rows:,} documents"
+    say(f"Run {plan.run.run_id}: {len(corpus.files):,} files{rows} from {plan.config.input.path}")
+    if corpus.ignored:
+        count = len(corpus.ignored)
+        say(f"Not named like {plan.config.input.format}, so not read: {count} files ({corpus.ignored[0]}, …)")
+    say(f"Guard {plan.guard.name} on {plan.config.model.source} ({plan.config.model.engine}); loading…")
+
+
+class Watch:
+    """Progress: a bar on a terminal, a line every few seconds in a log.
+
+    Parameters
+    ----------
+    total : int or None
+        How many documents there are, where that is known.
+    """
+
+    def __init__(self, total: int | None) -> None:
+        self._total = total
+        self._began: float | None = None
+        self._last = 0.0
+        self._bar: Progress | None = None
+        if sys.stdout.isatty():
+            columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+            self._bar = Progress(*columns, TimeElapsedColumn(), console=console())
+            self._task = self._bar.add_task("loading the model", total=total)
+
+    def __enter__(self) -> Self:
+        """Start drawing."""
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop drawing."""
+        if self._bar is not None:
+            self._bar.stop()
+
+    def update(self, counts: Counts, ready: bool) -> None:
+        """Take in the counts so far."""
+        now = time.monotonic()
+        if ready and self._began is None:
+            self._began = self._last = now
+        rate = counts.read / (now - self._began) if self._began is not None and now > self._began else 0.0
+        if self._bar is not None:
+            words = f"{rate:,.0f} documents/s" if ready else "loading the model"
+            self._bar.update(self._task, completed=counts.read, description=words)
+        elif ready and now - self._last >= LOG_EVERY_S:
+            self._last = now
+            of = "" if self._total is None else f" of {self._total:,}"
+            say(f"  {counts.read:,}{of} documents, {rate:,.0f}/s, {counts.bounded:,} bounded, {counts.error:,} failed")
+
+
+def conclude(manifest: Manifest, output: str) -> None:
+    """Say how a run went, and where its table is."""
+    counts = manifest.counts
+    rate = counts.read / manifest.scoring_seconds if manifest.scoring_seconds > 0 else 0.0
+    say(
+        f"Scored {counts.read:,} documents in {manifest.scoring_seconds:.1f} s ({rate:,.0f}/s, after "
+        f"{manifest.startup_seconds:.1f} s of start-up): {counts.scored:,} scored, {counts.bounded:,} bounded, "
+        f"{counts.error:,} failed; {counts.requests / max(counts.read, 1):.2f} requests a document."
+    )
+    say(f"Committed {manifest.run_id} to {output}")
+
+
+def show_table(path: str) -> None:
+    """Print runs, provenance, schema, counts and histograms of a score table."""
+    table = open_table(path)
+    provenance = provenance_of(table)
+    out = console()
+    runs = Table(title="runs", title_justify="left")
+    for name in ("run", "committed at", "documents", "scored", "bounded", "failed", "requests", "files"):
+        runs.add_column(name, justify="left" if name in ("run", "committed at") else "right")
+    for manifest in read_manifests(path):
+        counts = manifest.counts
+        figures = (
+            counts.read,
+            counts.scored,
+            counts.bounded,
+            counts.error,
+            counts.requests,
+            len(manifest.output_files),
+        )
+        runs.add_row(manifest.run_id, manifest.committed_at, *(f"{figure:,}" for figure in figures))
+    out.print(runs)
+    out.print("provenance", style="bold")
+    out.print(yaml.safe_dump(provenance.model_dump(mode="json"), sort_keys=False, allow_unicode=True), markup=False)
+    schema = Table(title="schema", title_justify="left")
+    for name in ("column", "type", "unit or meaning"):
+        schema.add_column(name)
+    for field in table.schema:
+        about = field.metadata or {}
+        schema.add_row(field.name, str(field.type), (about.get(b"unit") or about.get(b"meaning") or b"").decode())
+    out.print(schema)
+    _show_distributions(
+        out, table.to_table([*_prob_columns(table.schema), "residual", "status", "chunks", "truncated"])
+    )
+
+
+def _prob_columns(schema: pa.Schema) -> list[str]:
+    return [name for name in schema.names if name.startswith("p_")]
+
+
+def _show_distributions(out: Console, table: pa.Table) -> None:
+    edges = ", ".join(f"{edge:g}" for edge in _BIN_EDGES)
+    figure = Table(title=f"probabilities; bins with the edges {edges}", title_justify="left")
+    for name in ("column", "mean", "> 0.5", "> 0.9", "histogram (log scale)"):
+        figure.add_column(name, justify="right" if name[0] in "m>" else "left")
+    for name in [*_prob_columns(table.schema), "residual"]:
+        values: FloatArray = table[name].drop_null().to_numpy().astype(np.float64)
+        if not len(values):
+            figure.add_row(name, "-", "-", "-", "")
+            continue
+        above = (f"{int((values > cut).sum()):,}" for cut in (0.5, 0.9))
+        figure.add_row(name, f"{values.mean():.4f}", *above, histogram(values))
+    out.print(figure)
+
+
+def histogram(probs: FloatArray) -> str:
+    """Return a line of bars, one a bin, with heights on a log scale so that tails show.
+
+    Parameters
+    ----------
+    probs : float array, shape (n,)
+        Probabilities.
+    """
+    counts, _ = np.histogram(np.clip(probs, 0, 1), _BIN_EDGES)
+    heights = np.log1p(counts) / max(np.log1p(counts).max(), 1e-9)
+    return "".join(_BARS[int(np.ceil(height * (len(_BARS) - 1)))] for height in heights)
+
+
+def list_guards(guards: Sequence[Guard]) -> None:
+    """Print one line a guard."""
+    table = Table()
+    for name in ("guard", "categories", "models", "source"):
+        table.add_column(name, overflow="fold")
+    for guard in guards:
+        table.add_row(guard.name, str(len(guard.categories)), "\n".join(guard.models), guard.source)
+    console().print(table)
+
+
+def show_guard(guard: Guard) -> None:
+    """Print a guard as the YAML that would define it."""
+    say(f"# {guard.digest()}")
+    say(yaml.safe_dump(guard.model_dump(mode="json", exclude_defaults=True), sort_keys=False, allow_unicode=True))

@@ -1,0 +1,252 @@
+"""Runs: what one is made of, and the record it leaves beside its scores.
+
+Everything a run keeps to itself lies in ``<output.path>/_confscore/<run_id>/``: staged rows while it works,
+then its manifest and its effective configuration. Names that start with ``_`` are no data to Hive-style readers
+(Spark, Trino, pyarrow), and nothing in there ends in ``.parquet``, so that a glob does not catch it either. A
+run is committed when, and only when, its ``manifest.json`` exists.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from pyarrow import fs
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from confscore.corpus.files import CorpusFile, resolve
+from confscore.errors import TableError
+
+LEDGER = "_confscore"
+MANIFEST = "manifest.json"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Provenance(_Record):
+    """What decides a score: two tables with equal provenance may be put together.
+
+    Hashes are SHA-256 in hexadecimal. ``prompt_hash`` is of the rendered prompt of an empty document.
+    """
+
+    model: str
+    revision: str | None
+    engine: str
+    engine_args: dict[str, object]
+    guard: str
+    guard_hash: str
+    categories: dict[str, str]
+    prompt_hash: str
+    tokenizer_hash: str
+    normalization: str
+    tolerance: float
+    tolerance_of: str
+    max_requests_per_document: int
+    long_documents: str
+    chunk_overlap_tokens: int
+
+
+class Counts(_Record):
+    """Documents of a run; ``read == scored + bounded + error``. Requests and tokens are sums over them."""
+
+    read: int
+    scored: int
+    bounded: int
+    error: int
+    requests: int
+    prompt_tokens: int
+
+
+NOTHING = Counts(read=0, scored=0, bounded=0, error=0, requests=0, prompt_tokens=0)
+
+
+def add_counts(parts: Iterable[Counts]) -> Counts:
+    """Return the sum of counts."""
+    return functools.reduce(_plus, parts, NOTHING)
+
+
+def _plus(a: Counts, b: Counts) -> Counts:
+    return Counts(**{name: getattr(a, name) + getattr(b, name) for name in Counts.model_fields})
+
+
+class InputFile(_Record):
+    """A corpus file as the run found it."""
+
+    name: str
+    size: int
+    modified_ns: int
+
+
+class OutputFile(_Record):
+    """A file of the score table, with its path below ``output.path``."""
+
+    path: str
+    rows: int
+    bytes: int
+
+
+class Manifest(_Record):
+    """The record of one committed run. Times are UTC in ISO 8601; ``scoring_seconds`` leaves start-up out."""
+
+    version: int = 1
+    run_id: str
+    started_at: str
+    committed_at: str
+    startup_seconds: float
+    scoring_seconds: float
+    counts: Counts
+    provenance: Provenance
+    versions: dict[str, str]
+    input_path: str
+    input_files: tuple[InputFile, ...]
+    output_files: tuple[OutputFile, ...]
+    partition_by: tuple[str, ...]
+
+
+def describe(files: Sequence[CorpusFile]) -> tuple[InputFile, ...]:
+    """Return what a manifest keeps of corpus files."""
+    return tuple(InputFile(name=file.name, size=file.size, modified_ns=file.modified_ns) for file in files)
+
+
+def run_identity(provenance: Provenance, input_path: str, files: Sequence[InputFile], settings: object) -> str:
+    """Return the id of a run: the same input, scored in the same way, is the same run.
+
+    Parameters
+    ----------
+    provenance : Provenance
+        How documents are scored.
+    input_path : str
+        Where they are.
+    files : sequence of InputFile
+        The files with their sizes and times, so that changed input is another run.
+    settings : object
+        Anything else that changes the table, as plain JSON values.
+
+    Returns
+    -------
+    str
+        ``run-`` and 16 hexadecimal digits.
+    """
+    content = [
+        provenance.model_dump(mode="json"),
+        input_path,
+        [file.model_dump(mode="json") for file in files],
+        settings,
+    ]
+    return "run-" + hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Where a run keeps what is its own.
+
+    Attributes
+    ----------
+    output : str
+        ``output.path``, local or a URI.
+    run_id : str
+        The run.
+    """
+
+    output: str
+    run_id: str
+
+    @property
+    def filesystem(self) -> fs.FileSystem:
+        """Return the filesystem of the output."""
+        return resolve(self.output)[0]
+
+    @property
+    def table(self) -> str:
+        """Return the score table's path on its filesystem."""
+        return resolve(self.output)[1].rstrip("/")
+
+    @property
+    def path(self) -> str:
+        """Return the run's folder."""
+        return f"{self.table}/{LEDGER}/{self.run_id}"
+
+    @property
+    def staging(self) -> str:
+        """Return where scored rows wait for publication."""
+        return f"{self.path}/staging"
+
+    @property
+    def compacted(self) -> str:
+        """Return where finished files wait for publication."""
+        return f"{self.path}/compacted"
+
+    def write(self, name: str, content: str) -> None:
+        """Write a small file of the run so that it appears whole or not at all."""
+        filesystem = self.filesystem
+        filesystem.create_dir(self.path, recursive=True)
+        with filesystem.open_output_stream(f"{self.path}/{name}.partial") as stream:
+            stream.write(content.encode())
+        filesystem.move(f"{self.path}/{name}.partial", f"{self.path}/{name}")
+
+    def clear(self) -> None:
+        """Remove what an earlier, unfinished attempt at this run staged."""
+        for folder in (self.staging, self.compacted):
+            if self.filesystem.get_file_info(folder).type == fs.FileType.Directory:
+                self.filesystem.delete_dir(folder)
+
+
+def read_manifests(output: str) -> list[Manifest]:
+    """Return the manifests of all committed runs of a score table, oldest first.
+
+    Raises
+    ------
+    TableError
+        A manifest cannot be read.
+    """
+    filesystem, root = resolve(output)
+    selector = fs.FileSelector(f"{root.rstrip('/')}/{LEDGER}", allow_not_found=True, recursive=True)
+    found = []
+    for info in filesystem.get_file_info(selector):
+        if info.base_name != MANIFEST:
+            continue
+        try:
+            with filesystem.open_input_stream(info.path) as stream:
+                found.append(Manifest.model_validate_json(stream.read()))
+        except (OSError, ValidationError) as error:
+            raise TableError(f"{info.path}: is not a readable manifest: {' '.join(str(error).split())}") from None
+    return sorted(found, key=lambda manifest: manifest.committed_at)
+
+
+def committed_before(
+    output: str, run_id: str, provenance: Provenance, input_path: str, files: Sequence[InputFile]
+) -> Manifest | None:
+    """Return the manifest of this very run if it is committed already.
+
+    Raises
+    ------
+    TableError
+        The table holds scores of another kind, or scores of some of the same input files.
+    """
+    names = {file.name for file in files}
+    for manifest in read_manifests(output):
+        if manifest.run_id == run_id:
+            return manifest
+        if manifest.provenance != provenance:
+            key = _first_difference(manifest.provenance, provenance)
+            raise TableError(
+                f"output.path {output}: holds scores of {manifest.run_id} with another {key} "
+                f"({getattr(manifest.provenance, key)!r}, not {getattr(provenance, key)!r}); scores of two kinds are "
+                "never mixed, so choose another output.path"
+            )
+        again = names & {file.name for file in manifest.input_files} if manifest.input_path == input_path else set()
+        if again:
+            raise TableError(
+                f"output.path {output}: {manifest.run_id} has scored {min(again)} already, and the input, the columns "
+                "or the partitions have changed since; choose another output.path"
+            )
+    return None
+
+
+def _first_difference(old: Provenance, new: Provenance) -> str:
+    return next(name for name in Provenance.model_fields if getattr(old, name) != getattr(new, name))

