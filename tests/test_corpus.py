@@ -110,7 +110,7 @@ def test_a_bad_text_is_a_fault_of_its_row_only(tmp_path: Path, cell: object, rea
     found = rows(opened(path, format="jsonl", id_column="id"))
     assert [row["content"] for row in found] == ["ok", None, "fine"]
     assert [row["doc_id"] for row in found] == ["0", "1", "2"]
-    assert re.match(reason, found[1]["fault"])
+    assert re.search(reason, found[1]["fault"])
     assert found[0]["fault"] is None
 
 
@@ -220,7 +220,7 @@ def test_a_bad_conversation_is_a_fault(tmp_path: Path, cell: object, reason: str
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps({"chat": cell}) + "\n")
     found = rows(opened(path, format="jsonl", messages_column="chat"))
-    assert re.match(reason, found[0]["fault"])
+    assert re.search(reason, found[0]["fault"])
 
 
 def test_what_cannot_be_read_at_all_is_refused_with_its_path(tmp_path: Path) -> None:

@@ -1,0 +1,216 @@
+"""Staged rows become sorted files that every reader understands, all at once or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from confscore.errors import TableError
+from confscore.manifest import (
+    Counts,
+    InputFile,
+    Manifest,
+    Provenance,
+    RunFolder,
+    add_counts,
+    committed_before,
+    read_manifests,
+    run_identity,
+)
+from confscore.rows import Columns, Score, score_schema, scores_to_arrays
+from confscore.score_table import STAGED, compact, open_table, plan_compactions, provenance_of, publish
+
+CODES = ("S1", "S2")
+COLUMNS = Columns(CODES, bounds=True)
+PROVENANCE = Provenance(
+    model="m",
+    revision=None,
+    engine="vllm",
+    engine_args={},
+    guard="g",
+    guard_hash="0",
+    categories={"S1": "One", "S2": "Two"},
+    prompt_hash="1",
+    tokenizer_hash="2",
+    normalization="global",
+    tolerance=0.01,
+    tolerance_of="absolute",
+    max_requests_per_document=64,
+    long_documents="chunk",
+    chunk_overlap_tokens=64,
+)
+FILES = (InputFile(name="a.parquet", size=1, modified_ns=2),)
+
+
+def scored(doc_id: str, probs: list[float]) -> Score:
+    values = np.array(probs)
+    return Score(
+        doc_id, "scored", None, 1, False, ("S1",), 0.5, values, 0.01, 0.0, 1, 10, lower=values - 0.001, upper=values
+    )
+
+
+def stage(run: RunFolder, name: str, scores: list[Score]) -> None:
+    arrays = scores_to_arrays(scores, COLUMNS)
+    arrays["run_id"] = pa.array([run.run_id] * len(scores))
+    arrays["scored_at"] = pa.array([pd.Timestamp("2026-11-22", tz="UTC")] * len(scores), pa.timestamp("us", tz="UTC"))
+    path = Path(run.staging) / f"{name}{STAGED}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(arrays), path)
+
+
+def manifest(run: RunFolder, counts: Counts, **changes: object) -> Manifest:
+    known: dict[str, object] = {
+        "run_id": run.run_id,
+        "started_at": "2026-11-22T00:00:00+00:00",
+        "committed_at": "2026-11-22T01:00:00+00:00",
+        "startup_seconds": 1.0,
+        "scoring_seconds": 2.0,
+        "counts": counts,
+        "provenance": PROVENANCE,
+        "versions": {},
+        "input_path": "corpus",
+        "input_files": FILES,
+        "output_files": (),
+        "partition_by": (),
+    }
+    return Manifest(**{**known, **changes})
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    return RunFolder(str(tmp_path / "scores"), "run-0123456789abcdef")
+
+
+def published(run: RunFolder, rows_per_file: int = 1000) -> Counts:
+    schema = score_schema(COLUMNS)
+    files = [compact(run, job, schema, PROVENANCE, 100) for job in plan_compactions(run, rows_per_file)]
+    counts = add_counts(each.counts for each in files)
+    publish(run, files, manifest(run, counts))
+    return counts
+
+
+def test_rows_are_sorted_by_p_max_in_lossless_compact_encodings(run: RunFolder) -> None:
+    rng = np.random.default_rng(0)
+    probs = rng.random((500, 2)).astype(np.float32)
+    for block in range(5):
+        stage(run, f"b{block}", [scored(f"d{i}", probs[i].tolist()) for i in range(block * 100, block * 100 + 100)])
+    stage(run, "bad", [Score("broken", "error", error="text is empty")])
+    counts = published(run)
+    assert (counts.read, counts.scored, counts.error, counts.requests) == (501, 500, 1, 500)
+    (path,) = Path(run.table).glob("**/*.parquet")
+    table = pq.read_table(path)
+    p_max = table["p_max"].to_pylist()
+    assert p_max[:-1] == sorted(p_max[:-1], reverse=True)
+    assert p_max[-1] is None
+    assert table["doc_id"][-1].as_py() == "broken"
+    assert table["p_S1"][-1].as_py() is None
+    back = {row["doc_id"]: (row["p_S1"], row["p_S2"]) for row in table.to_pylist()}
+    assert all(back[f"d{i}"] == tuple(probs[i].tolist()) for i in range(500))
+    footer = pq.ParquetFile(path).metadata
+    assert footer.num_row_groups == 6
+    chunk = footer.row_group(0).column(footer.schema.names.index("p_S1"))
+    assert chunk.compression == "ZSTD"
+    assert "BYTE_STREAM_SPLIT" in chunk.encodings
+    assert chunk.statistics.has_min_max
+
+
+def test_every_usual_reader_sees_the_table_and_nothing_else(run: RunFolder) -> None:
+    stage(run, "date=2026-11-22/a", [scored("1", [0.9, 0.1])])
+    stage(run, "date=2026-11-23/b", [scored("2", [0.2, 0.1])])
+    assert duckdb.sql(f"SELECT * FROM glob('{run.table}/**/*.parquet')").fetchall() == []
+    published(run)
+    rows = duckdb.sql(
+        f"SELECT doc_id, p_S1, date::VARCHAR FROM read_parquet('{run.table}/**/*.parquet', hive_partitioning = true) "
+        "ORDER BY doc_id"
+    ).fetchall()
+    assert rows == [("1", pytest.approx(0.9), "2026-11-22"), ("2", pytest.approx(0.2), "2026-11-23")]
+    frame = pd.read_parquet(run.table)
+    assert sorted(frame["doc_id"]) == ["1", "2"]
+    assert sorted(str(date) for date in frame["date"]) == ["2026-11-22", "2026-11-23"]
+    table = open_table(run.output)
+    assert table.count_rows() == 2
+    assert provenance_of(table) == PROVENANCE
+    assert not Path(run.staging).exists()
+    assert not Path(run.compacted).exists()
+
+
+def test_files_hold_at_most_the_asked_for_rows_as_far_as_blocks_allow(run: RunFolder) -> None:
+    for block in range(7):
+        stage(run, f"b{block}", [scored(f"{block}-{i}", [0.1, 0.2]) for i in range(10)])
+    jobs = plan_compactions(run, 25)
+    assert [len(job.sources) for job in jobs] == [2, 2, 2, 1]
+    assert len({job.target for job in jobs}) == 4
+
+
+def test_nothing_is_visible_before_publication(run: RunFolder) -> None:
+    stage(run, "a", [scored("1", [0.9, 0.1])])
+    (job,) = plan_compactions(run, 10)
+    compact(run, job, score_schema(COLUMNS), PROVENANCE, 10)
+    assert duckdb.sql(f"SELECT * FROM glob('{run.table}/**/*.parquet')").fetchall() == []
+    assert read_manifests(run.output) == []
+    with pytest.raises(TableError, match="is not a score table"):
+        open_table(run.output)
+
+
+def test_a_column_that_a_table_cannot_hold_is_not_dropped_in_silence(run: RunFolder) -> None:
+    stage(run, "a", [scored("1", [0.9, 0.1])])
+    (job,) = plan_compactions(run, 10)
+    wider = score_schema(Columns((*CODES, "S3"), bounds=True))
+    with pytest.raises(KeyError, match="p_S3"):
+        compact(run, job, wider, PROVENANCE, 10)
+
+
+def test_the_same_run_is_found_again(run: RunFolder) -> None:
+    published(run)
+    done = committed_before(run.output, run.run_id, PROVENANCE, "corpus", FILES)
+    assert done is not None
+    assert done.run_id == run.run_id
+
+
+def test_scores_of_two_kinds_are_never_mixed(run: RunFolder) -> None:
+    published(run)
+    other = PROVENANCE.model_copy(update={"tolerance": 0.1})
+    with pytest.raises(TableError, match=r"with another tolerance \(0.01, not 0.1\)"):
+        committed_before(run.output, "run-other", other, "elsewhere", ())
+
+
+def test_one_input_file_is_never_scored_twice_into_a_table(run: RunFolder) -> None:
+    published(run)
+    with pytest.raises(TableError, match=r"has scored a\.parquet already"):
+        committed_before(run.output, "run-other", PROVENANCE, "corpus", FILES)
+    new = (InputFile(name="b.parquet", size=1, modified_ns=2),)
+    assert committed_before(run.output, "run-other", PROVENANCE, "corpus", new) is None
+
+
+def test_a_run_is_its_input_and_its_settings() -> None:
+    base = run_identity(PROVENANCE, "corpus", FILES, [1])
+    assert base == run_identity(PROVENANCE, "corpus", FILES, [1])
+    touched = (FILES[0].model_copy(update={"modified_ns": 3}),)
+    other_model = PROVENANCE.model_copy(update={"model": "n"})
+    others = [
+        run_identity(other_model, "corpus", FILES, [1]),
+        run_identity(PROVENANCE, "other", FILES, [1]),
+        run_identity(PROVENANCE, "corpus", touched, [1]),
+        run_identity(PROVENANCE, "corpus", FILES, [2]),
+    ]
+    assert len({base, *others}) == 5
+
+
+def test_a_manifest_that_cannot_be_read_is_an_error_and_not_an_empty_table(run: RunFolder) -> None:
+    run.write("manifest.json", "{")
+    with pytest.raises(TableError, match=r"manifest\.json: is not a readable manifest"):
+        read_manifests(run.output)
+
+
+def test_what_is_no_table_is_refused_with_its_path(tmp_path: Path) -> None:
+    with pytest.raises(TableError, match="nowhere: no such score table"):
+        open_table(str(tmp_path / "nowhere"))
+    pq.write_table(pa.table({"x": [1]}), tmp_path / "x.parquet")
+    with pytest.raises(TableError, match="is not a score table"):
+        open_table(str(tmp_path))
