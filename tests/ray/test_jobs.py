@@ -1,0 +1,144 @@
+"""The job as an operator runs it: the command line, and ``ray job submit`` against a running head."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from confscore.demo.world import write_corpus
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(420)]
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+
+
+def confscore(*arguments: object, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [BIN / "confscore", *map(str, arguments)], capture_output=True, text=True, timeout=timeout, check=False
+    )
+
+
+def test_score_on_the_command_line(settings: dict, write_config, tmp_path: Path) -> None:
+    write_corpus(tmp_path / "corpus", 40, seed=7)
+    config = write_config(settings)
+    done = confscore("score", "--config", config, "--set", "scoring.tolerance=0.1")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"Scored 40 documents in .* 0 failed", done.stdout)
+    assert "Traceback" not in done.stderr
+    kept = next((tmp_path / "scores" / "_confscore").glob("run-*/config.yaml")).read_text()
+    assert "tolerance: 0.1" in kept
+
+    again = confscore("score", "--config", config, "--set", "scoring.tolerance=0.1")
+    assert again.returncode == 0
+    assert "Nothing to do" in again.stdout
+
+    shown = confscore("inspect", tmp_path / "scores")
+    assert shown.returncode == 0, shown.stderr
+    assert "p_S14" in shown.stdout
+    assert "tolerance: 0.1" in shown.stdout
+
+
+def test_a_job_with_failed_rows_says_so_by_its_exit_status(settings: dict, write_config, tmp_path: Path) -> None:
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "a.csv").write_text('doc_id,text\n1,a quiet evening\n2,""\n')
+    settings["input"]["format"] = "csv"
+    done = confscore("score", "--config", write_config(settings))
+    assert done.returncode == 1, done.stderr
+    assert "1 failed" in done.stdout
+    allowed = confscore("score", "--config", write_config(settings), "--set", "scoring.error_fraction_allowed=0.5")
+    assert allowed.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ("input.path=nowhere", "input.path nowhere: no such file or folder"),
+        ("input.text_colum=x", "input.text_colum is not a known key, did you mean text_column?"),
+        ("guard=llama-guard-9", "no guard is called 'llama-guard-9'"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_status_2(
+    settings: dict, write_config, tmp_path: Path, change: str, sentence: str
+) -> None:
+    write_corpus(tmp_path / "corpus", 10, seed=8)
+    done = confscore("score", "--config", write_config(settings), "--set", change)
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A head on loopback, ended by its process group and not by name: other clusters may run here."""
+    port, dashboard = free_port(), free_port()
+    where = tmp_path_factory.mktemp("r")
+    command = [BIN / "ray", "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}"]
+    command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--num-cpus=2", "--disable-usage-stats"]
+    log = (where / "head.log").open("w")
+    process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+    address = f"http://127.0.0.1:{dashboard}"
+    try:
+        for _ in range(120):
+            try:
+                with urllib.request.urlopen(f"{address}/api/version", timeout=2):
+                    break
+            except OSError:
+                assert process.poll() is None, (where / "head.log").read_text()
+                time.sleep(1)
+        yield address
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(30)
+        log.close()
+
+
+def submit(address: str, config: Path) -> subprocess.CompletedProcess[str]:
+    command = [BIN / "ray", "job", "submit", "--address", address, "--working-dir", ".", "--"]
+    command += [sys.executable, "jobs/score_corpus.py", "--config", config]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+
+
+def exit_code(address: str, output: str) -> int | None:
+    from ray.job_submission import JobSubmissionClient
+
+    (name,) = set(re.findall(r"raysubmit_\w+", output))
+    return JobSubmissionClient(address).get_job_info(name).driver_exit_code
+
+
+def test_ray_job_submit(head: str, settings: dict, write_config, tmp_path: Path) -> None:
+    write_corpus(tmp_path / "corpus", 40, seed=9)
+    done = submit(head, write_config(settings))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Scored 40 documents" in done.stdout
+    assert exit_code(head, done.stdout) == 0
+    assert sum(pq.read_metadata(path).num_rows for path in (tmp_path / "scores").glob("*.parquet")) == 40
+
+    settings["model"]["engine_args"] = {"dtype": "float33"}
+    settings["output"]["path"] = str(tmp_path / "other")
+    failed = submit(head, write_config(settings))
+    assert failed.returncode != 0
+    assert "float33" in failed.stdout
+    assert exit_code(head, failed.stdout) == 3
+    assert not list((tmp_path / "other").glob("**/*.parquet"))
