@@ -83,7 +83,7 @@ def demo(
 ) -> None:
     """Generate a corpus, score it with the small guard of this package, and show the scores."""
     with _errors(debug):
-        from confscore.demo import run as demo_run  # noqa: PLC0415 - its libraries are not needed elsewhere
+        import confscore.demo.run as demo_run  # noqa: PLC0415 - its libraries are not needed elsewhere
 
         written = demo_run.prepare(out, documents)
         console.say(f"Wrote {documents} documents to {written.corpus} and their labels to {written.labels}.")

@@ -134,7 +134,8 @@ def show_table(path: str) -> None:
         schema.add_column(name)
     for field in table.schema:
         about = field.metadata or {}
-        schema.add_row(field.name, str(field.type), (about.get(b"unit") or about.get(b"meaning") or b"").decode())
+        words = [about[key].decode() for key in (b"meaning", b"unit") if key in about]
+        schema.add_row(field.name, str(field.type), "; ".join(words))
     out.print(schema)
     _show_distributions(
         out, table.to_table([*_prob_columns(table.schema), "residual", "status", "chunks", "truncated"])

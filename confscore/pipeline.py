@@ -153,7 +153,8 @@ def connected(cluster: ClusterConfig) -> Iterator[bool]:
         if address:
             ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
         else:
-            ray.init(include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False)
+            # Not whatever cluster was last started on this machine, which Ray would take without the word "local".
+            ray.init("local", include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise JobError(f"cluster.address {address}: no Ray cluster answers there: {error}") from error
     try:

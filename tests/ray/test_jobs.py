@@ -22,6 +22,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(420)]
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
+NO_TOKEN = os.environ | {"RAY_AUTH_MODE": "disabled"}  # a token in the home folder would be demanded of everybody
 
 
 def confscore(*arguments: object, timeout: float = 300) -> subprocess.CompletedProcess[str]:
@@ -87,25 +88,27 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A head on loopback, ended by its process group and not by name: other clusters may run here."""
+    """A head on loopback, ended by its process id and not by name: other clusters may run here."""
     port, dashboard = free_port(), free_port()
     where = tmp_path_factory.mktemp("r")
     command = [BIN / "ray", "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}"]
     command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--num-cpus=2", "--disable-usage-stats"]
     log = (where / "head.log").open("w")
-    process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+    process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, env=NO_TOKEN)
     address = f"http://127.0.0.1:{dashboard}"
     try:
-        for _ in range(120):
+        for _ in range(90):
             try:
                 with urllib.request.urlopen(f"{address}/api/version", timeout=2):
                     break
             except OSError:
                 assert process.poll() is None, (where / "head.log").read_text()
                 time.sleep(1)
+        else:
+            pytest.fail(f"the head did not come up: {(where / 'head.log').read_text()}")
         yield address
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
+        process.terminate()  # it ends its children itself, unless they get the signal too
         try:
             process.wait(30)
         except subprocess.TimeoutExpired:
@@ -117,22 +120,26 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def submit(address: str, config: Path) -> subprocess.CompletedProcess[str]:
     command = [BIN / "ray", "job", "submit", "--address", address, "--working-dir", ".", "--"]
     command += [sys.executable, "jobs/score_corpus.py", "--config", config]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False, env=NO_TOKEN)
 
 
-def exit_code(address: str, output: str) -> int | None:
+def exit_code(address: str, output: str, monkeypatch: pytest.MonkeyPatch) -> int | None:
     from ray.job_submission import JobSubmissionClient
+
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
 
     (name,) = set(re.findall(r"raysubmit_\w+", output))
     return JobSubmissionClient(address).get_job_info(name).driver_exit_code
 
 
-def test_ray_job_submit(head: str, settings: dict, write_config, tmp_path: Path) -> None:
+def test_ray_job_submit(
+    head: str, settings: dict, write_config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_corpus(tmp_path / "corpus", 40, seed=9)
     done = submit(head, write_config(settings))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Scored 40 documents" in done.stdout
-    assert exit_code(head, done.stdout) == 0
+    assert exit_code(head, done.stdout, monkeypatch) == 0
     assert sum(pq.read_metadata(path).num_rows for path in (tmp_path / "scores").glob("*.parquet")) == 40
 
     settings["model"]["engine_args"] = {"dtype": "float33"}
@@ -140,5 +147,5 @@ def test_ray_job_submit(head: str, settings: dict, write_config, tmp_path: Path)
     failed = submit(head, write_config(settings))
     assert failed.returncode != 0
     assert "float33" in failed.stdout
-    assert exit_code(head, failed.stdout) == 3
+    assert exit_code(head, failed.stdout, monkeypatch) == 3
     assert not list((tmp_path / "other").glob("**/*.parquet"))
