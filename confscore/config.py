@@ -216,7 +216,7 @@ def _apply(tree: dict[str, object], override: str) -> None:
         node = child
     try:
         node[leaf] = yaml.safe_load(value)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise ConfigError(f"--set {override}: {value!r} is not a YAML value") from None
 
 

@@ -40,14 +40,14 @@ class Skeleton:
         ``holes[i]`` is the index of the message that fills hole ``i``.
     trims : bool
         The template strips white space around contents.
-    controls : int
-        How many control tokens the template writes.
+    controls : tuple of int
+        The control tokens the template writes, in order.
     """
 
     literals: tuple[str, ...]
     holes: tuple[int, ...]
     trims: bool
-    controls: int
+    controls: tuple[int, ...]
 
     def fill(self, contents: Sequence[str]) -> str:
         """Return the prompt as text."""
@@ -100,13 +100,15 @@ class Prompter:
         self._max_tokens = max_tokens
         self._long_documents = long_documents
         self._overlap = overlap
-        self._controls = {i for i, token in tokenizer.added_tokens_decoder.items() if token.content}
-        self._control_ids = {tokenizer.added_tokens_decoder[i].content: i for i in self._controls}
+        added = {i: token for i, token in tokenizer.added_tokens_decoder.items() if token.content}
+        self._control_ids = {token.content: i for i, token in added.items()}
+        self._controls = set(added)
+        self._special = {i for i, token in added.items() if token.special}
         longest_first = sorted(self._control_ids, key=len, reverse=True)
         self._control_text = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         self._plain = _without_controls(tokenizer)
         self._skeletons: dict[tuple[str, ...], Skeleton] = {}
-        overhead = len(self._encode(self._skeleton(("user",)), [""]))
+        overhead = self._overhead()
         if overhead + 16 > max_tokens:
             raise GuardError(
                 f"guard {guard.name}: its prompt takes {overhead} tokens and the model has room for {max_tokens}; "
@@ -133,14 +135,26 @@ class Prompter:
                 f"the prompt has {len(whole)} tokens and the model has room for {self._max_tokens}; set "
                 "scoring.long_documents to chunk or truncate"
             )
-        context = self._shortened(contents[:-1])
+        context = self._shortened(skeleton, contents[:-1])
         windows = self._windows(skeleton, context, contents[-1])
         kept = windows[:1] if self._long_documents == "truncate" else windows
         return Prompts(tuple(kept), truncated=len(kept) < len(windows) or context != contents[:-1])
 
     def template_text(self) -> str:
-        """Return the prompt of a one-message conversation with its hole marked, for provenance."""
-        return self._skeleton(("user",)).fill(["{text}"])
+        """Return the prompt of the shortest conversation with its hole marked, for provenance."""
+        roles = self._shortest()
+        return self._skeleton(roles).fill([*[""] * (len(roles) - 1), "{text}"])
+
+    def _shortest(self) -> tuple[str, ...]:
+        """Return the roles of the shortest conversation that the guard judges."""
+        return ("user", "assistant") if self._guard.judges == "assistant" else ("user",)
+
+    def _overhead(self) -> int:
+        roles = self._shortest()
+        try:
+            return len(self._encode(self._skeleton(roles), [""] * len(roles)))
+        except RowError as error:
+            raise GuardError(f"guard {self._guard.name}: {error}") from error
 
     def _judged(self, messages: Sequence[Message]) -> Sequence[Message]:
         """Return the conversation up to the message that the guard judges."""
@@ -154,7 +168,7 @@ class Prompter:
     def _encode(self, skeleton: Skeleton, contents: Sequence[str]) -> list[int]:
         text = skeleton.fill(contents)
         ids: list[int] = self._tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
-        if sum(token in self._controls for token in ids) == skeleton.controls:
+        if tuple(token for token in ids if token in self._controls) == skeleton.controls:
             return ids
         return self._encode_apart(skeleton, contents)
 
@@ -169,22 +183,27 @@ class Prompter:
         for index, literal in enumerate(skeleton.literals):
             start = 0
             for match in self._control_text.finditer(literal):
-                ids += self._plain.encode(run + literal[start : match.start()], add_special_tokens=False).ids
+                ids += self._encode_plain(run + literal[start : match.start()])
                 ids.append(self._control_ids[match.group()])
                 run, start = "", match.end()
             run += literal[start:]
             if index < len(skeleton.holes):
                 run += contents[skeleton.holes[index]]
-        ids += self._plain.encode(run, add_special_tokens=False).ids
-        if sum(token in self._controls for token in ids) != skeleton.controls:
+        return ids + self._encode_plain(run)
+
+    def _encode_plain(self, text: str) -> list[int]:
+        ids: list[int] = self._plain.encode(text, add_special_tokens=False).ids
+        # Added tokens that are not special, such as runs of blank lines, may well be spelled by ordinary merges.
+        if not self._special.isdisjoint(ids):
             raise RowError("the text holds control tokens that this tokenizer cannot read as plain text")
         return ids
 
-    def _shortened(self, context: Sequence[str]) -> list[str]:
-        """Keep the ends of earlier messages, in at most half of the room."""
+    def _shortened(self, skeleton: Skeleton, context: Sequence[str]) -> list[str]:
+        """Keep the ends of earlier messages, in at most half of the room that the template leaves."""
         if not context:
             return []
-        share = max(1, self._max_tokens // 2 // len(context))
+        room = self._max_tokens - len(self._encode(skeleton, [""] * (len(context) + 1)))
+        share = max(1, room // 2 // len(context))
         short = []
         for content in context:
             offsets = self._plain.encode(content, add_special_tokens=False).offsets
@@ -200,6 +219,8 @@ class Prompter:
                 "raise model.engine_args.max_model_len"
             )
         offsets = self._plain.encode(content, add_special_tokens=False).offsets
+        if not offsets:
+            return [self._encode(skeleton, [*context, content])]
         windows = []
         start = 0
         while start < len(offsets):
@@ -207,6 +228,8 @@ class Prompter:
             window = self._encode(skeleton, [*context, content[offsets[start][0] : offsets[end - 1][1]]])
             while len(window) > self._max_tokens:
                 # Tokens at the seams can split differently than within the whole text.
+                if end == start + 1:
+                    raise RowError("one character of the text takes more tokens than the prompt leaves room for")
                 end = start + max(1, (end - start) * 9 // 10)
                 window = self._encode(skeleton, [*context, content[offsets[start][0] : offsets[end - 1][1]]])
             windows.append(window)
@@ -230,9 +253,9 @@ class Prompter:
         holes = tuple(int(index) for index in literals[1::2])
         if len(roles) - 1 not in holes:
             raise RowError(f"the chat template leaves out the judged message of a {' → '.join(roles)} conversation")
-        bare = Skeleton(tuple(literals[::2]), holes, trims, 0)
-        controls = sum(len(self._control_text.findall(literal)) for literal in bare.literals)
-        return Skeleton(bare.literals, holes, trims, controls)
+        written = tuple(literals[::2])
+        controls = tuple(self._control_ids[text] for part in written for text in self._control_text.findall(part))
+        return Skeleton(written, holes, trims, controls)
 
     def _chat_prompt(self, roles: Sequence[str], keys: Sequence[str]) -> str:
         template = self._tokenizer.chat_template or self._guard.prompt.chat_template
@@ -254,6 +277,9 @@ class Prompter:
     def _text_prompt(self, roles: Sequence[str], keys: Sequence[str]) -> str:
         spec = self._guard.prompt
         names = {"user": spec.user, "assistant": spec.assistant}
+        unknown = set(roles) - set(names)
+        if unknown:
+            raise RowError(f"the prompt has no name for the role {min(unknown)!r}; it knows user and assistant")
         turns = [f"{names[role]}: {key}" for role, key in zip(roles, keys, strict=True)]
         lines = [
             spec.category_line.replace("{code}", category.code)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -70,7 +71,10 @@ class Scorer:
             return Score(document.doc_id, "error", error=document.fault)
         try:
             prompts = self._prompter.prompts(document)
-            trees = await asyncio.gather(*(self._explore(ids) for ids in prompts.token_ids))
+            # The budget is the document's: its windows share it, and each has at least its greedy answer.
+            share = max(1, self._rule.budget // len(prompts.token_ids))
+            rule = replace(self._rule, budget=share)
+            trees = await asyncio.gather(*(self._explore(ids, rule) for ids in prompts.token_ids))
             return self._summarize(document.doc_id, trees, prompts.token_ids, truncated=prompts.truncated)
         except RowError as error:
             return Score(document.doc_id, "error", error=str(error))
@@ -83,8 +87,8 @@ class Scorer:
         """Make the engine ready before documents wait for it."""
         await self._engine.warm_up()
 
-    async def _explore(self, prompt: list[int]) -> AnswerTree:
-        tree = AnswerTree(self._automaton, self._rule)
+    async def _explore(self, prompt: list[int], rule: StoppingRule) -> AnswerTree:
+        tree = AnswerTree(self._automaton, rule)
         while wanted := tree.wanted():
             rollouts = await asyncio.gather(*(self._engine.rollout(prompt, prefix) for prefix in wanted))
             for prefix, rollout in zip(wanted, rollouts, strict=True):

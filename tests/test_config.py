@@ -219,7 +219,7 @@ def test_a_bad_override_is_refused(tmp_path: Path, override: str, message: str) 
         ("a: 2026-13-45", "not valid YAML"),
         ("- a\n- b", "a configuration is a mapping"),
         ("", "a configuration is a mapping"),
-        ("1: 2", "job.yaml: 1"),
+        ("1: 2", "input is missing"),
         ("input: !!python/object:os.system {}", "not valid YAML"),
     ],
 )

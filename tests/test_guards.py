@@ -117,7 +117,7 @@ def test_labels_that_are_written_alike_are_refused_by_code(tmp_path: Path) -> No
     tree = {**SMALLEST, "categories": [{"code": f"C{j}", "name": name} for j, name in enumerate(names)]}
     assert resolve(write(tmp_path, tree)), "codes tell them apart"
     file = write(tmp_path, {**tree, "answer": {"label": "name", "separator": ", "}})
-    with pytest.raises(GuardError, match="C0 with C1 and C2 are written alike|C2 and C0 with C1 are written alike"):
+    with pytest.raises(GuardError, match="C2 and C0 with C1 are written alike"):
         resolve(file)
     assert resolve(write(tmp_path, {**tree, "answer": {"label": "name", "separator": "; "}}))
     assert resolve(write(tmp_path, {**tree, "answer": {"label": "name", "separator": ", ", "most": 1}}))

@@ -82,15 +82,15 @@ class VllmEngine:
             "enable_log_requests": False,
         }
         try:
-            self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+            llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         except ValidationError as error:
             raise EngineError(f"vLLM could not load {source}: {error.errors()[0]['msg']}") from None
         except (TypeError, ValueError, RuntimeError, OSError) as error:
             raise EngineError(f"vLLM could not load {source}: {error}") from error
-        self.max_length: int = self._llm.model_config.max_model_len
+        self._llm: AsyncLLM | None = llm
+        self.max_length: int = llm.model_config.max_model_len
         self._numbers = itertools.count()
         self._sampling: dict[tuple[int, int], SamplingParams] = {}
-        self._closed = False
 
     async def rollout(self, prompt: Sequence[int], prefix: Sequence[int]) -> Rollout:
         """Decode greedily within the alphabet; see :class:`~confscore.engines.base.Engine`."""
@@ -108,9 +108,10 @@ class VllmEngine:
 
     async def close(self) -> None:
         """Stop the engine's process in order; without it, the end of a run logs a dead engine."""
-        if not self._closed:
-            self._closed = True
-            self._llm.shutdown()
+        # Let go of as well: its finalizer fails with a traceback if it is left to the interpreter's exit.
+        llm, self._llm = self._llm, None
+        if llm is not None:
+            llm.shutdown()
 
     def _params(self, part: int, room: int) -> SamplingParams:
         key = (part, room)
@@ -131,6 +132,8 @@ class VllmEngine:
         return self._sampling[key]
 
     async def _request(self, ids: list[int], params: SamplingParams) -> tuple[list[int], FloatArray]:
+        if self._llm is None:
+            raise EngineError("the vLLM engine is closed")
         number = f"confscore-{next(self._numbers)}"
         final = None
         try:

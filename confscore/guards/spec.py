@@ -13,7 +13,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from confscore.guards.grammar import Grammar, Labels, choice, listing, sequence
+from confscore.guards.ambiguity import alike, meanings
+from confscore.guards.grammar import Grammar, Labels, Listing, choice, listing, sequence
 
 Text = Annotated[str, Field(min_length=1)]
 PLACEHOLDER = re.compile(r"\{(categories|conversation|text)\}")
@@ -96,11 +97,14 @@ class VerdictAnswer(_Part):
     order: Literal["canonical", "any"] = "canonical"
     most: Annotated[int, Field(ge=1)] | None = None
 
+    def listing(self, categories: tuple[Category, ...]) -> Listing:
+        """Return the grammar of the list of labels."""
+        texts = tuple((c.code if self.label == "code" else c.name).encode() for c in categories)
+        return listing(Labels(texts, self.separator.encode(), self.order == "canonical"), self.most)
+
     def grammar(self, categories: tuple[Category, ...]) -> Grammar:
         """Return the grammar of these answers over a taxonomy."""
-        texts = tuple((c.code if self.label == "code" else c.name).encode() for c in categories)
-        labels = Labels(texts, self.separator.encode(), self.order == "canonical")
-        unsafe = sequence(f"{self.unsafe}{self.before}".encode(), listing(labels, self.most))
+        unsafe = sequence(f"{self.unsafe}{self.before}".encode(), self.listing(categories))
         return sequence(self.lead.encode(), choice(self.safe.encode(), unsafe))
 
 
@@ -148,6 +152,19 @@ class Guard(_Part):
             raise ValueError("two category codes differ only in case; SQL engines would not tell them apart")
         if "any" in lowered or "max" in lowered:
             raise ValueError("a category may not be called any or max: p_any and p_max are columns already")
+        return self
+
+    @model_validator(mode="after")
+    def _answers_differ(self) -> Self:
+        same = alike(self.answer.listing(self.categories))
+        if same is not None:
+            first, second = ([c.code for j, c in enumerate(self.categories) if mask >> j & 1] for mask in same)
+            raise ValueError(
+                f"answers are ambiguous: {' with '.join(first)} and {' with '.join(second)} are written alike; "
+                "change a label or the separator"
+            )
+        if len(meanings(self.grammar(), f"{self.answer.lead}{self.answer.safe}".encode())) > 1:
+            raise ValueError(f"answers are ambiguous: {self.answer.safe!r} is also the text of an unsafe answer")
         return self
 
     @property

@@ -1,0 +1,59 @@
+"""Can one text mean two different sets of categories? Asked before any model is loaded."""
+
+from __future__ import annotations
+
+from confscore.guards.grammar import Grammar, Listing, derive, finish
+
+
+def alike(listing: Listing) -> tuple[int, int] | None:
+    """Return two different sets of labels that a listing writes alike, or ``None``.
+
+    Two lists are read side by side, label by label, as in the test of Sardinas and Patterson (1953) for codes
+    that are uniquely decodable; what is remembered is the text by which one of them is ahead. Labels of which
+    none begins another, separator included, are told apart at the first step.
+
+    Returns
+    -------
+    tuple of int
+        Two sets; bit ``j`` is set where label ``j`` is in it.
+    """
+    words = [text + listing.labels.separator for text in listing.labels.texts]
+
+    def may_follow(chosen: int, index: int) -> bool:
+        if chosen >> index & 1 or chosen.bit_count() == listing.most:
+            return False
+        return not listing.labels.canonical or chosen >> index == 0
+
+    def pair(index: int, longer: int) -> tuple[bytes, int, int]:
+        return words[longer][len(words[index]) :], 1 << longer, 1 << index
+
+    numbers = range(len(words))
+    queue = [pair(i, j) for i in numbers for j in numbers if i != j and words[j].startswith(words[i])]
+    seen = set(queue)
+    for ahead, longer, shorter in queue:
+        if not ahead:
+            if longer != shorter:
+                return longer, shorter
+            continue
+        for index, word in enumerate(words):
+            if not may_follow(shorter, index):
+                continue
+            grown = shorter | 1 << index
+            if ahead.startswith(word):
+                found = (ahead[len(word) :], longer, grown)
+            elif word.startswith(ahead):
+                found = (word[len(ahead) :], grown, longer)
+            else:
+                continue
+            if found not in seen:
+                seen.add(found)
+                queue.append(found)
+    return None
+
+
+def meanings(grammar: Grammar, text: bytes) -> set[int]:
+    """Return the category masks that a grammar gives to a text: none where it is no answer."""
+    reached = {(grammar, 0)}
+    for byte in text:
+        reached = {(rest, named | mask) for node, named in reached for mask, rest in derive(node, byte)}
+    return {named | mask for node, named in reached for mask in finish(node)}

@@ -1,0 +1,228 @@
+"""The engines keep the contract, each held against log-probabilities computed in another way."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from engine_contract import Bench, EngineContract, Tokens
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from confscore.automaton import AnswerAutomaton
+from confscore.engines.base import AnswerTokens
+from confscore.engines.table import TableEngine
+from confscore.engines.transformers import TransformersEngine
+from confscore.errors import EngineError
+from confscore.guards.spec import Category, Guard, VerdictAnswer
+from confscore.rows import FloatArray
+from confscore.vocabulary import build_automaton, end_token_ids
+
+ENDS = ("<|eot_id|>", "<|end_of_text|>")
+CODES = Guard(
+    name="codes",
+    categories=tuple(Category(code=code, name=code) for code in ("S1", "S2", "S10")),
+    answer=VerdictAnswer(lead="\n\n"),
+    end_tokens=ENDS,
+)
+# Names of all printable ASCII and of 64 characters that take two bytes each.
+NAMES = [bytes(range(start, start + 19)).decode() for start in range(32, 127, 19)]
+NAMES += ["".join(map(chr, range(0x100, 0x140)))]
+WIDE = Guard(
+    name="wide",
+    categories=tuple(Category(code=f"C{j}", name=name) for j, name in enumerate(NAMES)),
+    answer=VerdictAnswer(label="name", separator="\n", most=1),
+    end_tokens=ENDS,
+)
+ARGUMENTS: dict[str, object] = {
+    "dtype": "float32",
+    "max_model_len": 512,
+    "enforce_eager": True,
+    "kv_cache_memory_bytes": 64 << 20,
+}
+# What scoring relies on: none of it may get through.
+MEDDLING: dict[str, object] = {
+    "model": "no-such-model",
+    "logprobs_mode": "processed_logprobs",
+    "max_logprobs": 1,
+    "generation_config": "auto",
+    "enable_prefix_caching": False,
+    "skip_tokenizer_init": False,
+}
+
+# vLLM's imports make deprecated calls into torch, and it leaves its sockets to the garbage collector.
+QUIETLY = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:Unclosed context:ResourceWarning")
+VLLM = [pytest.mark.vllm, QUIETLY]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a random model, and sampling defaults that would spoil greedy decoding."""
+    path = tmp_path_factory.mktemp("model")
+    tiny.write_model(path)
+    (path / "generation_config.json").write_text('{"repetition_penalty": 5.0, "temperature": 3.0, "do_sample": true}')
+    return path
+
+
+def answer_tokens(guard: Guard, folder: Path) -> AnswerTokens:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    automaton: AnswerAutomaton = build_automaton(guard, tokenizer)
+    return AnswerTokens(automaton.alphabet, end_token_ids(guard, tokenizer), automaton.max_tokens)
+
+
+def model_bench(engine: object, answers: AnswerTokens, folder: Path, runner: asyncio.Runner, noise: float) -> Bench:
+    """Return a bench whose truth is the model itself, without cache, one sequence at a time."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+    @cache
+    def truth(prompt: Tokens, so_far: Tokens) -> FloatArray:
+        with torch.inference_mode():
+            logits = model(torch.tensor([[*prompt, *so_far]]), use_cache=False).logits[0, -1]
+        return torch.log_softmax(logits.double(), dim=-1).numpy()[answers.alphabet]
+
+    return Bench(engine, answers, runner, truth, noise)
+
+
+class TestTableEngine(EngineContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def bench(cls) -> Iterator[Bench]:
+        answers = AnswerTokens(np.array([3, 5, 7, 11, 13, 17]), ends=(13, 17), max_tokens=6)
+
+        def table(prompt: Tokens, so_far: Tokens) -> FloatArray:
+            probs = np.random.default_rng([len(prompt), *prompt, *so_far]).dirichlet(np.ones(9))
+            return np.log(probs[: len(answers.alphabet)])
+
+        with asyncio.Runner() as runner:
+            yield Bench(TableEngine(answers, table), answers, runner, table, 0.0)
+
+
+class TestTransformersEngine(EngineContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def bench(cls, folder: Path) -> Iterator[Bench]:
+        answers = answer_tokens(CODES, folder)
+        with asyncio.Runner() as runner:
+            yield model_bench(TransformersEngine(str(folder), answers), answers, folder, runner, 1e-4)
+
+    def test_it_stops_at_the_end_of_its_context(self, folder: Path) -> None:
+        engine = TransformersEngine(str(folder), answer_tokens(CODES, folder), engine_args={"max_model_len": 40})
+        assert engine.max_length == 40
+        rollout = asyncio.run(engine.rollout([1] * 38, ()))
+        assert len(rollout.tokens) <= 2
+
+    def test_unknown_arguments_are_refused_by_name(self, folder: Path) -> None:
+        with pytest.raises(EngineError, match=r"model\.engine_args\.gpus"):
+            TransformersEngine(str(folder), answer_tokens(CODES, folder), engine_args={"gpus": 4})
+
+    @pytest.mark.parametrize("arguments", [{"dtype": "float31"}, {}], ids=["no such dtype", "no such model"])
+    def test_what_cannot_be_loaded_is_said(self, folder: Path, arguments: dict[str, object]) -> None:
+        source = str(folder) if arguments else str(folder / "nowhere")
+        with pytest.raises(EngineError, match="could not load"):
+            TransformersEngine(source, answer_tokens(CODES, folder), engine_args=arguments)
+
+
+class VllmContract(EngineContract):
+    """The contract on vLLM: one start of the engine a class."""
+
+    guard: Guard
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def bench(cls, folder: Path) -> Iterator[Bench]:
+        from confscore.engines.vllm import VllmEngine
+
+        answers = replace(answer_tokens(cls.guard, folder), max_tokens=10)
+        with asyncio.Runner() as runner:
+            engine = VllmEngine(str(folder), answers, engine_args=ARGUMENTS | MEDDLING)
+            yield model_bench(engine, answers, folder, runner, 1e-3)
+            runner.run(engine.close())
+        gc.collect()  # here, where the warning about its sockets is let pass, and not in some later test
+
+    def test_it_stops_at_the_end_of_its_context(self, bench: Bench) -> None:
+        assert bench.engine.max_length == ARGUMENTS["max_model_len"]
+        for room in (1, 2, 3):
+            rollout = bench.rollout((1,) * (bench.engine.max_length - room))
+            assert 1 <= len(rollout.tokens) <= room
+
+    def test_arguments_that_scoring_relies_on_cannot_be_overridden(self, bench: Bench) -> None:
+        from confscore.engines.vllm import MOST_IDS
+
+        config = bench.engine._llm.vllm_config
+        assert config.model_config.logprobs_mode == "raw_logprobs"
+        assert config.model_config.max_logprobs >= min(len(bench.answers.alphabet), MOST_IDS)
+        assert config.model_config.generation_config == "vllm"
+        assert config.model_config.skip_tokenizer_init
+        assert config.cache_config.enable_prefix_caching
+
+    # Once more, so that it comes after the tests above: the engine is gone afterwards.
+    def test_it_closes_and_closing_twice_does_no_harm(self, bench: Bench) -> None:
+        super().test_it_closes_and_closing_twice_does_no_harm(bench)
+        with pytest.raises(EngineError, match="closed"):
+            bench.rollout((1, 2, 3))
+
+
+class TestVllmEngine(VllmContract):
+    pytestmark = VLLM
+    guard = CODES
+
+
+class TestVllmEngineWithAWideAlphabet(VllmContract):
+    pytestmark = VLLM
+    guard = WIDE
+
+    def test_the_alphabet_takes_several_requests(self, bench: Bench) -> None:
+        from confscore.engines.vllm import MOST_IDS
+
+        assert len(bench.answers.alphabet) > MOST_IDS + 1
+
+
+@pytest.mark.vllm
+@QUIETLY
+@pytest.mark.parametrize(
+    ("source", "arguments"),
+    [("nowhere", {}), ("", {"max_model_len": 5000}), ("", {"no_such_argument": 1}), ("", {"dtype": "float31"})],
+    ids=["no such model", "longer than the model", "unknown argument", "bad value"],
+)
+def test_what_vllm_refuses_is_said(folder: Path, source: str, arguments: dict[str, object]) -> None:
+    from confscore.engines.vllm import VllmEngine
+
+    with pytest.raises(EngineError, match="vLLM could not load"):
+        VllmEngine(str(folder / source), answer_tokens(CODES, folder), engine_args=ARGUMENTS | arguments)
+
+
+@pytest.mark.vllm
+def test_a_run_that_closes_its_engine_ends_in_silence(folder: Path) -> None:
+    script = f"""
+        import asyncio
+        import numpy as np
+        from confscore.engines.base import AnswerTokens
+        from confscore.engines.vllm import VllmEngine
+
+        async def main():
+            engine = VllmEngine({str(folder)!r}, AnswerTokens(np.arange(20), (19,), 5), engine_args={ARGUMENTS!r})
+            await engine.warm_up()
+            await asyncio.gather(*(engine.rollout([1, 2, 3 + i], ()) for i in range(20)))
+            await engine.close()
+            print("closed")
+
+        if __name__ == "__main__":
+            asyncio.run(main())
+    """
+    path = folder / "run.py"
+    path.write_text(textwrap.dedent(script))
+    done = subprocess.run([sys.executable, path], capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "closed" in done.stdout
+    for bad in ("Traceback", "EngineDeadError", "ERROR", "Error"):
+        assert bad not in done.stdout + done.stderr, done.stderr[-3000:]
