@@ -24,9 +24,11 @@ class Quality:
         The same where the truth lies between 0.1 and 0.9.
     calibration_error : float
         Cells are put into ten bins by their score; in each bin the mean score is held against the mean truth.
-        This is the mean of the absolute differences in bins above 0.1, weighted by their cells.
+        This is the mean of the absolute differences in bins above 0.1, weighted by their cells;
+        nan where no score is above 0.1.
     auc, auc_ceiling : float
-        Area under the ROC curve against the drawn labels, of the scores and of the truth itself.
+        Area under the ROC curve against the drawn labels, of the scores and of the truth itself. No score has a
+        higher expected area than the truth; on one draw it may be a little ahead by luck.
     off_grammar : float
         The most probability that any document's answer left the grammar with.
     flagged : float
@@ -64,6 +66,8 @@ def _calibration_error(probs: FloatArray, truth: FloatArray) -> float:
     differences = [
         (inside.sum(), abs((probs - truth)[inside].mean())) for b in range(1, 10) if (inside := bins == b).any()
     ]
+    if not differences:
+        return float("nan")
     return float(np.average([each for _, each in differences], weights=[cells for cells, _ in differences]))
 
 

@@ -13,10 +13,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
+from transformers.utils import logging
 
 from confscore.engines.base import AnswerTokens, Rollout
 from confscore.errors import EngineError
 from confscore.rows import FloatArray
+
+logging.disable_progress_bar()  # a bar for every actor that loads weights is no progress of the job
 
 
 class TransformersEngine:
