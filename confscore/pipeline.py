@@ -8,6 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -109,8 +110,7 @@ def run_plan(plan: Plan, on_progress: OnProgress) -> Manifest:
         rows = _check_ids(plan)
         plan.run.clear()
         progress = ray.remote(num_cpus=0)(Progress).remote()
-        with _watched(progress, on_progress):
-            _score(plan, progress)
+        _watch(lambda: _score(plan, progress), progress, on_progress, plan.config.cluster.start_timeout_s)
         _, ready = ray.get(progress.read.remote())
         scored = time.time()
         files = _compact(plan)
@@ -169,7 +169,6 @@ def _score(plan: Plan, progress: Any) -> None:
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    context.wait_for_min_actors_s = int(cluster.start_timeout_s)
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what matters of it is said in one sentence
     least, most = cluster.actor_range
     source = CorpusSource(plan.corpus.reader, plan.corpus.parts, cluster.rows_per_block)
@@ -251,30 +250,39 @@ def _check_resources(cluster: ClusterConfig) -> None:
             )
 
 
-@contextmanager
-def _watched(progress: Any, on_progress: OnProgress) -> Iterator[None]:
-    """Tell of progress from a thread of its own while the context lasts, and once more at its end."""
-    stop = threading.Event()
+def _watch(work: Callable[[], None], progress: Any, on_progress: OnProgress, start_timeout_s: float) -> None:
+    """Do ``work`` on a thread of its own, and tell of its progress meanwhile.
 
-    def tell() -> None:
+    Reading starts while engines load, so a cluster that never gets what an actor needs would look busy for ever.
+
+    Raises
+    ------
+    JobError
+        No engine was ready in time.
+    """
+    outcome: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            outcome.set_exception(error)
+        else:
+            outcome.set_result(None)
+
+    threading.Thread(target=run, name="job", daemon=True).start()
+    last = time.monotonic() + start_timeout_s
+    while not outcome.done():
         counts, ready = ray.get(progress.read.remote())
         on_progress(counts, ready is not None)
-
-    def watch() -> None:
-        while not stop.wait(_POLL_S):
-            try:
-                tell()
-            except RayError:  # the cluster is going down, and the main thread will say why
-                return
-
-    thread = threading.Thread(target=watch, name="progress", daemon=True)
-    thread.start()
-    try:
-        yield
-        tell()
-    finally:
-        stop.set()
-        thread.join()
+        if ready is None and time.monotonic() > last:
+            raise JobError(
+                f"no engine was ready within cluster.start_timeout_s ({start_timeout_s:g} s); does the cluster have "
+                "what cluster.gpus_per_actor and cluster.cpus_per_actor ask for?"
+            )
+        wait([outcome], timeout=_POLL_S)
+    outcome.result()
+    on_progress(ray.get(progress.read.remote())[0], True)
 
 
 @contextmanager

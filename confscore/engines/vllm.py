@@ -25,6 +25,7 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 
 from vllm import AsyncEngineArgs, SamplingParams
 from vllm.inputs import TokensPrompt
+from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
@@ -69,6 +70,7 @@ class VllmEngine:
         ids = [int(token) for token in answers.alphabet]
         self._parts = [ids[start : start + MOST_IDS] for start in range(0, len(ids), MOST_IDS)]
         arguments = {
+            **_defaults(),
             **(engine_args or {}),
             "model": source,
             "revision": revision,
@@ -148,6 +150,14 @@ class VllmEngine:
         # Each step has the chosen token's log-probability first, then those of the ids asked for.
         rows = np.array(completion.logprobs.logprobs, dtype=np.float64).reshape(len(tokens), -1)
         return tokens, rows[:, 1:]
+
+
+def _defaults() -> dict[str, object]:
+    """Return arguments that a user may override."""
+    # Only whole blocks of a prompt are cached, and on CPUs a block has 128 tokens by default: most of a short prompt
+    # would be computed again for each rollout. 32 is the least that vLLM's CPU attention takes; measured, it
+    # doubles the throughput of the demo.
+    return {"block_size": 32} if current_platform.is_cpu() else {}
 
 
 def _joined(parts: Sequence[tuple[list[int], FloatArray]]) -> Rollout:
