@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
-import pyarrow as pa
+import pyarrow.dataset as pds
 import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -18,11 +18,11 @@ from rich.table import Table
 from confscore.guards import Guard
 from confscore.manifest import Counts, Manifest, read_manifests
 from confscore.plan import Plan
-from confscore.rows import FloatArray
+from confscore.rows import IntArray
 from confscore.score_table import open_table, provenance_of
 
 LOG_EVERY_S = 5.0
-QUANTILES = (0.5, 0.9, 0.99, 1.0)
+_CUTS = (0.5, 0.9)
 _BARS = " ▁▂▃▄▅▆▇█"
 _BIN_EDGES = np.array([0, 0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0])
 
@@ -137,40 +137,40 @@ def show_table(path: str) -> None:
         words = [about[key].decode() for key in (b"meaning", b"unit") if key in about]
         schema.add_row(field.name, str(field.type), "; ".join(words))
     out.print(schema)
-    _show_distributions(
-        out, table.to_table([*_prob_columns(table.schema), "residual", "status", "chunks", "truncated"])
-    )
+    _show_distributions(out, table)
 
 
-def _prob_columns(schema: pa.Schema) -> list[str]:
-    return [name for name in schema.names if name.startswith("p_")]
-
-
-def _show_distributions(out: Console, table: pa.Table) -> None:
+def _show_distributions(out: Console, table: pds.Dataset) -> None:
+    """Print a line a probability column, from one pass over the table in batches."""
+    names = [*(name for name in table.schema.names if name.startswith("p_")), "residual"]
+    counts = {name: np.zeros(len(_BIN_EDGES) - 1, dtype=np.int64) for name in names}
+    sums = dict.fromkeys(names, 0.0)
+    for batch in table.to_batches(columns=names):
+        for name in names:
+            values = batch.column(name).drop_null().to_numpy(zero_copy_only=False).astype(np.float64)
+            counts[name] += np.histogram(np.clip(values, 0, 1), _BIN_EDGES)[0]
+            sums[name] += float(values.sum())
     edges = ", ".join(f"{edge:g}" for edge in _BIN_EDGES)
     figure = Table(title=f"probabilities; bins with the edges {edges}", title_justify="left")
-    for name in ("column", "mean", "> 0.5", "> 0.9", "histogram (log scale)"):
-        figure.add_column(name, justify="right" if name[0] in "m>" else "left")
-    for name in [*_prob_columns(table.schema), "residual"]:
-        values: FloatArray = table[name].drop_null().to_numpy().astype(np.float64)
-        if not len(values):
-            figure.add_row(name, "-", "-", "-", "")
-            continue
-        above = (f"{int((values > cut).sum()):,}" for cut in (0.5, 0.9))
-        figure.add_row(name, f"{values.mean():.4f}", *above, histogram(values))
+    for heading in ("column", "rows", "mean", *(f">= {cut:g}" for cut in _CUTS), "histogram (log scale)"):
+        figure.add_column(heading, justify="left" if heading[0] in "ch" else "right")
+    for name in names:
+        rows = int(counts[name].sum())
+        mean = f"{sums[name] / rows:.4f}" if rows else "-"
+        above = (f"{int(counts[name][_BIN_EDGES[:-1] >= cut].sum()):,}" for cut in _CUTS)
+        figure.add_row(name, f"{rows:,}", mean, *above, bars(counts[name]))
     out.print(figure)
 
 
-def histogram(probs: FloatArray) -> str:
+def bars(counts: IntArray) -> str:
     """Return a line of bars, one a bin, with heights on a log scale so that tails show.
 
     Parameters
     ----------
-    probs : float array, shape (n,)
-        Probabilities.
+    counts : int array, shape (n,)
+        Values in each bin.
     """
-    counts, _ = np.histogram(np.clip(probs, 0, 1), _BIN_EDGES)
-    heights = np.log1p(counts) / max(np.log1p(counts).max(), 1e-9)
+    heights = np.log1p(counts) / max(float(np.log1p(counts).max()), 1e-9)
     return "".join(_BARS[int(np.ceil(height * (len(_BARS) - 1)))] for height in heights)
 
 

@@ -153,6 +153,7 @@ def connected(cluster: ClusterConfig) -> Iterator[bool]:
         if address:
             ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
         else:
+            logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # it says that it is safe
             # Not whatever cluster was last started on this machine, which Ray would take without the word "local".
             ray.init("local", include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError) as error:

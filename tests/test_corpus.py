@@ -243,6 +243,15 @@ def test_what_cannot_be_read_at_all_is_refused_with_its_path(tmp_path: Path) -> 
         opened(tmp_path, ("lang",), text_column="body")
 
 
+def test_a_key_that_no_json_object_has_is_refused_before_anything_is_scored(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{broken\n{"body": "x", "id": 1}\n')
+    with pytest.raises(CorpusError, match=r"a\.jsonl: no object has the key text \(input\.text_column\); .* body, id"):
+        opened(path, format="jsonl")
+    path.write_text('{"body": "x"}\n' * 99 + '{"text": "late, but here"}\n')
+    assert len(rows(opened(path, format="jsonl"))) == 100
+
+
 def test_a_compressed_file_that_is_cut_short_is_an_error_and_not_a_short_corpus(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl.gz"
     path.write_bytes(gzip.compress(json.dumps({"text": "x" * 1000}).encode() * 1000)[:-20])

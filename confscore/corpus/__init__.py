@@ -20,7 +20,7 @@ from pyarrow import fs
 from confscore.config import InputConfig
 from confscore.corpus import cells
 from confscore.corpus.files import CorpusFile, find_files, resolve
-from confscore.corpus.formats import Part, Raw, Wanted, as_text, csv_header, parquet_parts, read
+from confscore.corpus.formats import Part, Raw, Wanted, as_text, csv_header, jsonl_keys, parquet_parts, read
 from confscore.errors import CorpusError
 
 __all__ = ["Corpus", "CorpusFile", "Part", "RowReader", "open_corpus", "resolve"]
@@ -199,8 +199,22 @@ def open_corpus(config: InputConfig, carry: Sequence[str] = ()) -> Corpus:
     else:
         parts = [Part(file) for file in files]
         schemas = {file.path: _untyped(config, filesystem, file) for file in files if config.format == "csv"}
+        if config.format == "jsonl":
+            _check_keys(config, filesystem, files)
     fields = [_carried_field(name, files, schemas, config) for name in carried]
     return Corpus(RowReader(config, pa.schema(fields)), tuple(files), tuple(parts), tuple(ignored))
+
+
+def _check_keys(config: InputConfig, filesystem: fs.FileSystem, files: Sequence[CorpusFile]) -> None:
+    """Refuse a column that no object at the start of the corpus has; later rows without it are faults of theirs."""
+    first = next((file for file in files if file.size), None)
+    keys = jsonl_keys(filesystem, first) if first is not None else set()
+    for key in ("id_column", "text_column", "messages_column"):
+        name = getattr(config, key)
+        if first is not None and keys and name is not None and name not in keys:
+            raise CorpusError(
+                f"{first.path}: no object has the key {name} (input.{key}); the first ones have {', '.join(sorted(keys))}"
+            )
 
 
 def _untyped(config: InputConfig, filesystem: fs.FileSystem, file: CorpusFile) -> pa.Schema:

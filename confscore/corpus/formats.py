@@ -134,6 +134,16 @@ def csv_header(filesystem: fs.FileSystem, file: CorpusFile) -> list[str]:
         raise CorpusError(f"{file.path}: cannot be read as csv: {error}") from None
 
 
+def jsonl_keys(filesystem: fs.FileSystem, file: CorpusFile, lines: int = 100) -> set[str]:
+    """Return the keys of the first objects of a JSONL file; empty where none of the lines is an object."""
+    try:
+        with _lines(filesystem, file) as opened:
+            records = [_json_object(line.removeprefix(_BOM))[0] for line in itertools.islice(opened, lines)]
+    except (OSError, EOFError) as error:
+        raise CorpusError(f"{file.path}: cannot be read as jsonl: {error}") from None
+    return {key for record in records for key in record}
+
+
 def _parquet(filesystem: fs.FileSystem, part: Part, wanted: Wanted, rows: int) -> Iterator[Raw]:
     first = part.first_row
     with pq.ParquetFile(filesystem.open_input_file(part.file.path)) as opened:
