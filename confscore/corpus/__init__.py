@@ -213,7 +213,8 @@ def _check_keys(config: InputConfig, filesystem: fs.FileSystem, files: Sequence[
         name = getattr(config, key)
         if first is not None and keys and name is not None and name not in keys:
             raise CorpusError(
-                f"{first.path}: no object has the key {name} (input.{key}); the first ones have {', '.join(sorted(keys))}"
+                f"{first.path}: no object has the key {name} (input.{key}); the first ones have "
+                f"{', '.join(sorted(keys))}"
             )
 
 
