@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import bisect
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -35,7 +35,17 @@ NORMALIZATIONS = ("raw", "local", "global")
 BELOW = 1e-7  # prefixes less probable than this are not followed; what they add up to is kept
 
 
+pytestmark = pytest.mark.timeout(900)
 FULL_OF_BRANCHES = Mix(strong=0.3, ambiguous=0.3)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Run the small model on one thread: threads that wait for each other cost more than they bring."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def documents(count: int, seed: int, mix: Mix | None = None) -> list[Document]:
