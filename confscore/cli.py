@@ -104,12 +104,12 @@ def run_score(config: Config) -> Exit:
             "configuration, model and guard."
         )
         return _verdict(config, plan.done.counts.error, plan.done.counts.read)
+    plan.run.write("config.yaml", dump(config))  # before anything is loaded: it shows that the output can be written
     from confscore.pipeline import run_plan  # noqa: PLC0415
 
     console.announce(plan)
     with console.Watch(plan.corpus.rows) as watch:
         manifest = run_plan(plan, watch.update)
-    plan.run.write("config.yaml", dump(config))
     console.conclude(manifest, config.output.path)
     return _verdict(config, manifest.counts.error, manifest.counts.read)
 

@@ -182,12 +182,21 @@ class RunFolder:
         return f"{self.path}/compacted"
 
     def write(self, name: str, content: str) -> None:
-        """Write a small file of the run so that it appears whole or not at all."""
+        """Write a small file of the run so that it appears whole or not at all.
+
+        Raises
+        ------
+        TableError
+            The output cannot be written.
+        """
         filesystem = self.filesystem
-        filesystem.create_dir(self.path, recursive=True)
-        with filesystem.open_output_stream(f"{self.path}/{name}.partial") as stream:
-            stream.write(content.encode())
-        filesystem.move(f"{self.path}/{name}.partial", f"{self.path}/{name}")
+        try:
+            filesystem.create_dir(self.path, recursive=True)
+            with filesystem.open_output_stream(f"{self.path}/{name}.partial") as stream:
+                stream.write(content.encode())
+            filesystem.move(f"{self.path}/{name}.partial", f"{self.path}/{name}")
+        except OSError as error:
+            raise TableError(f"output.path {self.output}: cannot be written: {error}") from None
 
     def clear(self) -> None:
         """Remove what an earlier, unfinished attempt at this run staged."""
@@ -229,7 +238,10 @@ def committed_before(
         The table holds scores of another kind, or scores of some of the same input files.
     """
     names = {file.name for file in files}
-    for manifest in read_manifests(output):
+    manifests = read_manifests(output)
+    if not manifests:
+        _refuse_foreign(output)
+    for manifest in manifests:
         if manifest.run_id == run_id:
             return manifest
         if manifest.provenance != provenance:
@@ -246,6 +258,16 @@ def committed_before(
                 "or the partitions have changed since; choose another output.path"
             )
     return None
+
+
+def _refuse_foreign(output: str) -> None:
+    """Refuse to publish among Parquet files that no run has written."""
+    filesystem, root = resolve(output)
+    for info in filesystem.get_file_info(fs.FileSelector(root, allow_not_found=True, recursive=True)):
+        if info.is_file and info.path.endswith(".parquet") and "/run-" not in info.path:
+            raise TableError(
+                f"output.path {output}: holds Parquet files that are no scores ({info.path}); choose another folder"
+            )
 
 
 def _first_difference(old: Provenance, new: Provenance) -> str:

@@ -166,6 +166,8 @@ def connected(cluster: ClusterConfig) -> Iterator[bool]:
 
 def _score(plan: Plan, progress: Any) -> None:
     """Read the corpus, score it and stage the rows."""
+    if not plan.corpus.parts:
+        return
     cluster = plan.config.cluster
     context = DataContext.get_current()
     context.enable_progress_bars = False

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from confscore.config import Config
 from confscore.corpus import Corpus, open_corpus
+from confscore.corpus import resolve as resolve_path
 from confscore.errors import ConfigError
 from confscore.guards import Guard, resolve
 from confscore.manifest import InputFile, Manifest, Provenance, RunFolder, committed_before, describe, run_identity
@@ -70,6 +71,7 @@ def make_plan(config: Config) -> Plan:
         Something does not fit; the message names the key, path or column.
     """
     guard = resolve(config.guard.name, config.guard.order)
+    _keep_apart(config)
     partition_by = config.output.partition_by
     corpus = open_corpus(config.input, partition_by)
     columns = _columns(config, guard, corpus.reader.carried)
@@ -83,6 +85,19 @@ def make_plan(config: Config) -> Plan:
     run = RunFolder(config.output.path, run_identity(provenance, config.input.path, files, settings))
     done = committed_before(run.output, run.run_id, provenance, config.input.path, files)
     return Plan(config, guard, corpus, columns, provenance, run, files, done)
+
+
+def _keep_apart(config: Config) -> None:
+    """Refuse an output that the next run would read as its corpus."""
+    corpus, table = (resolve_path(path)[1].rstrip("/") for path in (config.input.path, config.output.path))
+    same_store = config.input.path.partition("://")[:2] == config.output.path.partition("://")[:2]
+    if "://" not in config.input.path + config.output.path or same_store:
+        inside = table[len(corpus) + 1 :] if f"{table}/".startswith(f"{corpus}/") else None
+        if inside is not None and not any(part[:1] in ("_", ".") for part in inside.split("/") if part):
+            raise ConfigError(
+                f"output.path {config.output.path}: lies in input.path {config.input.path}, so that the next run would "
+                "read scores as documents; choose a folder outside of it"
+            )
 
 
 def versions() -> dict[str, str]:
