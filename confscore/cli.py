@@ -134,5 +134,12 @@ def _errors(debug: bool) -> Iterator[None]:
         print(f"confscore: {error}", file=sys.stderr)
         raise typer.Exit(error.exit_code) from None
     except KeyboardInterrupt:
-        print("confscore: interrupted; nothing was published. Run the same command to start again.", file=sys.stderr)
+        print("confscore: interrupted before the run was committed; run the same command again", file=sys.stderr)
+        raise typer.Exit(Exit.FAILED) from None
+    except (typer.Exit, typer.Abort):
+        raise
+    except Exception as error:  # a scheduler must not take a fault of ours for "done with failed rows"
+        if debug:
+            raise
+        print(f"confscore: unexpected {type(error).__name__}: {error}; --debug shows where", file=sys.stderr)
         raise typer.Exit(Exit.FAILED) from None

@@ -137,12 +137,11 @@ def show_table(path: str) -> None:
         words = [about[key].decode() for key in (b"meaning", b"unit") if key in about]
         schema.add_row(field.name, str(field.type), "; ".join(words))
     out.print(schema)
-    _show_distributions(out, table)
+    _show_distributions(out, table, ["p_any", "p_max", *(f"p_{code}" for code in provenance.categories), "residual"])
 
 
-def _show_distributions(out: Console, table: pds.Dataset) -> None:
+def _show_distributions(out: Console, table: pds.Dataset, names: Sequence[str]) -> None:
     """Print a line a probability column, from one pass over the table in batches."""
-    names = [*(name for name in table.schema.names if name.startswith("p_")), "residual"]
     counts = {name: np.zeros(len(_BIN_EDGES) - 1, dtype=np.int64) for name in names}
     sums = dict.fromkeys(names, 0.0)
     for batch in table.to_batches(columns=names):

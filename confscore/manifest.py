@@ -11,8 +11,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import uuid
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pyarrow import fs
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -22,6 +23,7 @@ from confscore.errors import TableError
 
 LEDGER = "_confscore"
 MANIFEST = "manifest.json"
+_RUN_ID_LENGTH = len("run-") + 16
 
 
 class _Record(BaseModel):
@@ -31,10 +33,12 @@ class _Record(BaseModel):
 class Provenance(_Record):
     """What decides a score: two tables with equal provenance may be put together.
 
-    Hashes are SHA-256 in hexadecimal. ``prompt_hash`` is of the rendered prompt of an empty document.
+    Hashes are SHA-256 in hexadecimal, but for the ``model_hash`` of a hub model, which is its commit.
+    ``prompt_hash`` is of the rendered prompt of an empty document.
     """
 
     model: str
+    model_hash: str | None
     revision: str | None
     engine: str
     engine_args: dict[str, object]
@@ -75,9 +79,10 @@ def _plus(a: Counts, b: Counts) -> Counts:
 
 
 class InputFile(_Record):
-    """A corpus file as the run found it."""
+    """A corpus file as the run found it: ``path`` on its filesystem, ``name`` below ``input.path``."""
 
     name: str
+    path: str
     size: int
     modified_ns: int
 
@@ -105,23 +110,24 @@ class Manifest(_Record):
     input_path: str
     input_files: tuple[InputFile, ...]
     output_files: tuple[OutputFile, ...]
+    columns: tuple[str, ...]
     partition_by: tuple[str, ...]
 
 
 def describe(files: Sequence[CorpusFile]) -> tuple[InputFile, ...]:
     """Return what a manifest keeps of corpus files."""
-    return tuple(InputFile(name=file.name, size=file.size, modified_ns=file.modified_ns) for file in files)
+    return tuple(
+        InputFile(name=file.name, path=file.path, size=file.size, modified_ns=file.modified_ns) for file in files
+    )
 
 
-def run_identity(provenance: Provenance, input_path: str, files: Sequence[InputFile], settings: object) -> str:
+def run_identity(provenance: Provenance, files: Sequence[InputFile], settings: object) -> str:
     """Return the id of a run: the same input, scored in the same way, is the same run.
 
     Parameters
     ----------
     provenance : Provenance
         How documents are scored.
-    input_path : str
-        Where they are.
     files : sequence of InputFile
         The files with their sizes and times, so that changed input is another run.
     settings : object
@@ -134,7 +140,6 @@ def run_identity(provenance: Provenance, input_path: str, files: Sequence[InputF
     """
     content = [
         provenance.model_dump(mode="json"),
-        input_path,
         [file.model_dump(mode="json") for file in files],
         settings,
     ]
@@ -151,10 +156,13 @@ class RunFolder:
         ``output.path``, local or a URI.
     run_id : str
         The run.
+    attempt : str
+        Tells starts of the same run apart, so that none removes what another one has staged.
     """
 
     output: str
     run_id: str
+    attempt: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
 
     @property
     def filesystem(self) -> fs.FileSystem:
@@ -174,12 +182,12 @@ class RunFolder:
     @property
     def staging(self) -> str:
         """Return where scored rows wait for publication."""
-        return f"{self.path}/staging"
+        return f"{self.path}/{self.attempt}/staging"
 
     @property
     def compacted(self) -> str:
         """Return where finished files wait for publication."""
-        return f"{self.path}/compacted"
+        return f"{self.path}/{self.attempt}/compacted"
 
     def write(self, name: str, content: str) -> None:
         """Write a small file of the run so that it appears whole or not at all.
@@ -199,10 +207,11 @@ class RunFolder:
             raise TableError(f"output.path {self.output}: cannot be written: {error}") from None
 
     def clear(self) -> None:
-        """Remove what an earlier, unfinished attempt at this run staged."""
-        for folder in (self.staging, self.compacted):
-            if self.filesystem.get_file_info(folder).type == fs.FileType.Directory:
-                self.filesystem.delete_dir(folder)
+        """Remove what all attempts at this run have staged."""
+        filesystem = self.filesystem
+        for info in filesystem.get_file_info(fs.FileSelector(self.path, allow_not_found=True)):
+            if info.type == fs.FileType.Directory:
+                filesystem.delete_dir(info.path)
 
 
 def read_manifests(output: str) -> list[Manifest]:
@@ -223,24 +232,29 @@ def read_manifests(output: str) -> list[Manifest]:
             with filesystem.open_input_stream(info.path) as stream:
                 found.append(Manifest.model_validate_json(stream.read()))
         except (OSError, ValidationError) as error:
-            raise TableError(f"{info.path}: is not a readable manifest: {' '.join(str(error).split())}") from None
+            reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+            raise TableError(f"{info.path}: is not a readable manifest: {reason}") from None
     return sorted(found, key=lambda manifest: manifest.committed_at)
 
 
 def committed_before(
-    output: str, run_id: str, provenance: Provenance, input_path: str, files: Sequence[InputFile]
+    run: RunFolder,
+    provenance: Provenance,
+    files: Sequence[InputFile],
+    columns: Sequence[str],
+    partition_by: Sequence[str],
 ) -> Manifest | None:
     """Return the manifest of this very run if it is committed already.
 
     Raises
     ------
     TableError
-        The table holds scores of another kind, or scores of some of the same input files.
+        The table holds scores of another kind, scores of some of the same input files, or files of no run.
     """
-    names = {file.name for file in files}
+    output, run_id = run.output, run.run_id
+    paths = {file.path for file in files}
     manifests = read_manifests(output)
-    if not manifests:
-        _refuse_foreign(output)
+    _refuse_foreign(run, manifests)
     for manifest in manifests:
         if manifest.run_id == run_id:
             return manifest
@@ -251,22 +265,33 @@ def committed_before(
                 f"({getattr(manifest.provenance, key)!r}, not {getattr(provenance, key)!r}); scores of two kinds are "
                 "never mixed, so choose another output.path"
             )
-        again = names & {file.name for file in manifest.input_files} if manifest.input_path == input_path else set()
+        for what, old, new in (
+            ("columns", set(manifest.columns), set(columns)),
+            ("output.partition_by", list(manifest.partition_by), list(partition_by)),
+        ):
+            if old != new:
+                raise TableError(
+                    f"output.path {output}: {manifest.run_id} has other {what} ({', '.join(map(str, old))}); one table "
+                    "has one schema, so choose another output.path"
+                )
+        again = paths & {file.path for file in manifest.input_files}
         if again:
             raise TableError(
-                f"output.path {output}: {manifest.run_id} has scored {min(again)} already, and the input, the columns "
-                "or the partitions have changed since; choose another output.path"
+                f"output.path {output}: {manifest.run_id} has scored {min(again)} already, and the input or the "
+                "configuration have changed since; choose another output.path"
             )
     return None
 
 
-def _refuse_foreign(output: str) -> None:
-    """Refuse to publish among Parquet files that no run has written."""
-    filesystem, root = resolve(output)
-    for info in filesystem.get_file_info(fs.FileSelector(root, allow_not_found=True, recursive=True)):
-        if info.is_file and info.path.endswith(".parquet") and "/run-" not in info.path:
+def _refuse_foreign(run: RunFolder, manifests: Sequence[Manifest]) -> None:
+    """Refuse to publish among Parquet files that no committed run has written; an attempt at this run may have."""
+    known = {manifest.run_id for manifest in manifests} | {run.run_id}
+    selector = fs.FileSelector(run.table, allow_not_found=True, recursive=True)
+    for info in run.filesystem.get_file_info(selector):
+        if info.is_file and info.base_name.endswith(".parquet") and info.base_name[:_RUN_ID_LENGTH] not in known:
             raise TableError(
-                f"output.path {output}: holds Parquet files that are no scores ({info.path}); choose another folder"
+                f"output.path {run.output}: holds a Parquet file that no committed run has written ({info.path}); "
+                "remove it, run the job that it is of again, or choose another folder"
             )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,6 +22,8 @@ import pyarrow as pa
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+# A thread that outlives its cluster must not join whatever other cluster runs on this machine.
+os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
 
 import ray
 from ray.data import ActorPoolStrategy, DataContext
@@ -40,6 +44,8 @@ OnProgress = Callable[[Counts, bool], None]
 """Called with the counts so far, and with whether an engine is ready."""
 
 _POLL_S = 0.5
+_KNOCK_S = 10.0
+_ANY_RAISED = re.compile(r"^\s*((?:\w+\.)*\w*(?:Error|Exception): .+)", re.M)
 _RAISED = re.compile(r"confscore\.errors\.(\w+): (.+)")
 
 
@@ -108,7 +114,6 @@ def run_plan(plan: Plan, on_progress: OnProgress) -> Manifest:
         if ours:
             _check_resources(plan.config.cluster)
         rows = _check_ids(plan)
-        plan.run.clear()
         progress = ray.remote(num_cpus=0)(Progress).remote()
         _watch(lambda: _score(plan, progress), progress, on_progress, plan.config.cluster.start_timeout_s)
         _, ready = ray.get(progress.read.remote())
@@ -130,9 +135,11 @@ def run_plan(plan: Plan, on_progress: OnProgress) -> Manifest:
         input_path=plan.config.input.path,
         input_files=plan.input_files,
         output_files=tuple(each.file for each in files),
+        columns=tuple(plan.schema.names),
         partition_by=plan.config.output.partition_by,
     )
-    publish(plan.run, files, manifest)
+    with _plain_errors():
+        publish(plan.run, files, manifest)
     return manifest
 
 
@@ -149,6 +156,7 @@ def connected(cluster: ClusterConfig) -> Iterator[bool]:
         yield False
         return
     address = cluster.address or os.environ.get("RAY_ADDRESS")
+    _knock(address)
     try:
         if address:
             ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
@@ -158,10 +166,26 @@ def connected(cluster: ClusterConfig) -> Iterator[bool]:
             ray.init("local", include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise JobError(f"cluster.address {address}: no Ray cluster answers there: {error}") from error
+    before = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop is an interrupt like any other
     try:
         yield not address
     finally:
         ray.shutdown()
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def _knock(address: str | None) -> None:
+    """Refuse an address at which nobody listens; Ray would wait there for minutes."""
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not colon:
+        return  # auto, local, or none
+    try:
+        socket.create_connection((host, int(port)), timeout=_KNOCK_S).close()
+    except (OSError, ValueError) as error:
+        raise JobError(f"cluster.address {address}: no Ray cluster answers there: {error}") from None
 
 
 def _score(plan: Plan, progress: Any) -> None:
@@ -297,8 +321,8 @@ def _plain_errors() -> Iterator[None]:
         inner = _ours(error)
         if inner is not None:
             raise inner from error
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        raise JobError(f"the cluster could not finish the job: {lines[-1] if lines else error!r}") from error
+        raised = _ANY_RAISED.findall(str(error)) or [line for line in str(error).splitlines() if line.strip()]
+        raise JobError(f"the cluster could not finish the job: {raised[-1] if raised else repr(error)}") from error
 
 
 def _ours(error: BaseException) -> ConfscoreError | None:

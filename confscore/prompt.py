@@ -111,8 +111,8 @@ class Prompter:
         overhead = self._overhead()
         if overhead + 16 > max_tokens:
             raise GuardError(
-                f"guard {guard.name}: its prompt takes {overhead} tokens and the model has room for {max_tokens}; "
-                "raise model.engine_args.max_model_len"
+                f"guard {guard.name}: its prompt takes {overhead} tokens and the model has room for {max_tokens}, "
+                "which leaves less than 16 for a document; raise model.engine_args.max_model_len"
             )
 
     def prompts(self, document: Document) -> Prompts:

@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from confscore.corpus.files import resolve
-from confscore.errors import TableError
-from confscore.manifest import MANIFEST, Counts, Manifest, OutputFile, Provenance, RunFolder
+from confscore.errors import JobError, TableError
+from confscore.manifest import MANIFEST, Counts, Manifest, OutputFile, Provenance, RunFolder, read_manifests
 
 PROVENANCE_KEY = b"confscore.provenance"
 STAGED = ".staged"
@@ -119,8 +119,23 @@ def write_parquet(table: pa.Table, filesystem: fs.FileSystem, path: str, rows_pe
 
 
 def publish(run: RunFolder, files: Sequence[Compacted], manifest: Manifest) -> None:
-    """Put finished files into the table, then commit the run by its manifest, then remove what was staged."""
+    """Put finished files into the table, then commit the run by its manifest, then remove what was staged.
+
+    Files that an attempt at the same run has left in the table are replaced or removed.
+
+    Raises
+    ------
+    JobError
+        Another start of the same run has committed it in the meantime.
+    """
     filesystem = run.filesystem
+    if filesystem.get_file_info(f"{run.path}/{MANIFEST}").is_file:
+        raise JobError(f"{run.run_id} was committed by another start of the same job; its table is complete")
+    wanted = {f"{run.table}/{each.file.path}" for each in files}
+    for info in filesystem.get_file_info(fs.FileSelector(run.table, recursive=True, allow_not_found=True)):
+        left_over = info.base_name.startswith(f"{run.run_id}-") and info.base_name.endswith(".parquet")
+        if left_over and info.path not in wanted:
+            filesystem.delete_file(info.path)
     for each in files:
         target = f"{run.table}/{each.file.path}"
         filesystem.create_dir(target.rpartition("/")[0], recursive=True)
@@ -152,6 +167,8 @@ def open_table(path: str) -> pds.Dataset:
         )
     except (OSError, pa.ArrowException) as error:
         raise TableError(f"{path}: cannot be read as Parquet: {' '.join(str(error).split())}") from None
+    if not table.files and read_manifests(path):
+        raise TableError(f"{path}: its runs have scored no documents, so there is no file yet")
     if PROVENANCE_KEY not in (table.schema.metadata or {}):
         raise TableError(f"{path}: is not a score table (no file with the metadata {PROVENANCE_KEY.decode()})")
     return table

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from confscore.automaton import AnswerAutomaton
@@ -13,6 +14,7 @@ from confscore.guards.spec import Guard
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+_SAMPLES, _SAMPLE_BYTES = 64, 1 << 16
 _SPACE = "\u2581"  # how SentencePiece writes a space
 
 
@@ -24,6 +26,8 @@ def load_tokenizer(source: str, revision: str | None, *, trust_remote_code: bool
     GuardError
         There is none, or it has no fast version.
     """
+    if source.startswith(("/", "./", "../", "~")) and not Path(source).is_dir():
+        raise GuardError(f"model.source {source}: no such folder")
     from transformers import AutoTokenizer  # noqa: PLC0415 - heavy, and offline commands never need it
 
     try:
@@ -34,6 +38,35 @@ def load_tokenizer(source: str, revision: str | None, *, trust_remote_code: bool
     if not tokenizer.is_fast:
         raise GuardError(f"model.source {source}: it has no fast tokenizer (tokenizer.json), which is needed")
     return tokenizer
+
+
+def model_digest(source: str, revision: str | None) -> str | None:
+    """Return what tells two versions of a model apart without reading all of it.
+
+    For a folder, a SHA-256 over names, sizes and samples of its weights and its ``config.json``: a training step
+    changes every sample. For a hub model, the commit, where transformers can tell it.
+    """
+    if not Path(source).is_dir():
+        from transformers.utils import cached_file  # noqa: PLC0415 - see load_tokenizer
+
+        try:
+            found = cached_file(source, "config.json", revision=revision)
+        except (OSError, ValueError):
+            return None  # the engine will say what is wrong with it
+        return Path(found).parent.name if found else None  # the hub's cache names folders by commit
+    digest = hashlib.sha256()
+    for path in sorted(
+        [*Path(source).glob("*.safetensors"), *Path(source).glob("*.bin"), Path(source) / "config.json"]
+    ):
+        if not path.is_file():
+            continue
+        size = path.stat().st_size
+        digest.update(f"{path.name}\0{size}\0".encode())
+        with path.open("rb") as file:
+            for start in sorted({size * i // _SAMPLES for i in range(_SAMPLES)}):
+                file.seek(start)
+                digest.update(file.read(_SAMPLE_BYTES))
+    return digest.hexdigest()
 
 
 def token_bytes(tokenizer: PreTrainedTokenizerFast) -> dict[int, bytes]:

@@ -248,8 +248,27 @@ def test_a_key_that_no_json_object_has_is_refused_before_anything_is_scored(tmp_
     path.write_text('{broken\n{"body": "x", "id": 1}\n')
     with pytest.raises(CorpusError, match=r"a\.jsonl: no object has the key text \(input\.text_column\); .* body, id"):
         opened(path, format="jsonl")
+    path.write_text('[\n  "a",\n  "b"\n]\n')
+    with pytest.raises(CorpusError, match="its first lines hold no JSON object"):
+        opened(path, format="jsonl")
     path.write_text('{"body": "x"}\n' * 99 + '{"text": "late, but here"}\n')
     assert len(rows(opened(path, format="jsonl"))) == 100
+
+
+def test_names_that_are_not_utf8_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"id,text,n\xe9\n1,hello,x\n")
+    with pytest.raises(CorpusError, match=r"a\.csv: has no CSV header: the names are not valid UTF-8"):
+        opened(path, format="csv")
+    path.write_bytes(b"")
+    with pytest.raises(CorpusError, match=r"a\.csv: has no CSV header: the file is empty"):
+        opened(path, format="csv")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "ok.txt").write_text("x")
+    with open(bytes(tmp_path / "b") + b"/n\xe9.txt", "w"):
+        pass
+    with pytest.raises(CorpusError, match="a file name in it is not valid UTF-8"):
+        opened(tmp_path / "b", format="text")
 
 
 def test_a_compressed_file_that_is_cut_short_is_an_error_and_not_a_short_corpus(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from confscore.errors import TableError
+from confscore.errors import JobError, TableError
 from confscore.manifest import (
     Counts,
     InputFile,
@@ -28,8 +28,10 @@ from confscore.score_table import STAGED, compact, open_table, plan_compactions,
 
 CODES = ("S1", "S2")
 COLUMNS = Columns(CODES, bounds=True)
+NAMES = tuple(score_schema(COLUMNS).names)
 PROVENANCE = Provenance(
     model="m",
+    model_hash=None,
     revision=None,
     engine="vllm",
     engine_args={},
@@ -45,7 +47,7 @@ PROVENANCE = Provenance(
     long_documents="chunk",
     chunk_overlap_tokens=64,
 )
-FILES = (InputFile(name="a.parquet", size=1, modified_ns=2),)
+FILES = (InputFile(name="a.parquet", path="/c/a.parquet", size=1, modified_ns=2),)
 
 
 def scored(doc_id: str, probs: list[float]) -> Score:
@@ -77,6 +79,7 @@ def manifest(run: RunFolder, counts: Counts, **changes: object) -> Manifest:
         "input_path": "corpus",
         "input_files": FILES,
         "output_files": (),
+        "columns": NAMES,
         "partition_by": (),
     }
     return Manifest(**{**known, **changes})
@@ -136,8 +139,7 @@ def test_every_usual_reader_sees_the_table_and_nothing_else(run: RunFolder) -> N
     table = open_table(run.output)
     assert table.count_rows() == 2
     assert provenance_of(table) == PROVENANCE
-    assert not Path(run.staging).exists()
-    assert not Path(run.compacted).exists()
+    assert sorted(path.name for path in Path(run.path).iterdir()) == ["manifest.json"]
 
 
 def test_files_hold_at_most_the_asked_for_rows_as_far_as_blocks_allow(run: RunFolder) -> None:
@@ -166,9 +168,51 @@ def test_a_column_that_a_table_cannot_hold_is_not_dropped_in_silence(run: RunFol
         compact(run, job, wider, PROVENANCE, 10)
 
 
+def another(run: RunFolder) -> RunFolder:
+    return RunFolder(run.output, "run-fedcba9876543210")
+
+
+def found_before(run: RunFolder, **changes: object) -> Manifest | None:
+    known: dict[str, object] = {"provenance": PROVENANCE, "files": FILES, "columns": NAMES, "partition_by": ()}
+    return committed_before(run, **{**known, **changes})
+
+
+def test_files_that_no_committed_run_has_written_are_refused(run: RunFolder) -> None:
+    published(run)
+    stray = Path(run.table) / "date=2026-11-22" / "other.parquet"
+    stray.parent.mkdir()
+    pq.write_table(pa.table({"x": [1]}), stray)
+    with pytest.raises(TableError, match=r"that no committed run has written \(.*other\.parquet\)"):
+        found_before(run)
+    stray.rename(stray.parent / f"{another(run).run_id}-00000.parquet")  # of a run that died while it published
+    with pytest.raises(TableError, match="that no committed run has written"):
+        found_before(run)
+    assert found_before(another(run), files=()) is None  # the run itself may go on
+
+
+def test_what_a_dead_attempt_has_published_is_replaced(run: RunFolder) -> None:
+    stage(run, "a", [scored("1", [0.9, 0.1])])
+    for number in (0, 7):
+        path = Path(run.table) / f"{run.run_id}-{number:05d}.parquet"
+        pq.write_table(pa.table({"doc_id": ["old"]}), path)
+    published(run)
+    assert [path.name for path in Path(run.table).glob("*.parquet")] == [f"{run.run_id}-00000.parquet"]
+    assert duckdb.sql(f"SELECT doc_id FROM '{run.table}/*.parquet'").fetchall() == [("1",)]
+
+
+def test_one_of_two_starts_wins_and_the_other_is_told(run: RunFolder) -> None:
+    first, second = run, RunFolder(run.output, run.run_id)
+    stage(first, "a", [scored("1", [0.9, 0.1])])
+    stage(second, "a", [scored("1", [0.9, 0.1])])
+    published(first)
+    with pytest.raises(JobError, match="was committed by another start"):
+        publish(second, [], manifest(second, Counts(read=0, scored=0, bounded=0, error=0, requests=0, prompt_tokens=0)))
+    assert duckdb.sql(f"SELECT doc_id FROM '{run.table}/*.parquet'").fetchall() == [("1",)]
+
+
 def test_the_same_run_is_found_again(run: RunFolder) -> None:
     published(run)
-    done = committed_before(run.output, run.run_id, PROVENANCE, "corpus", FILES)
+    done = found_before(run)
     assert done is not None
     assert done.run_id == run.run_id
 
@@ -177,29 +221,32 @@ def test_scores_of_two_kinds_are_never_mixed(run: RunFolder) -> None:
     published(run)
     other = PROVENANCE.model_copy(update={"tolerance": 0.1})
     with pytest.raises(TableError, match=r"with another tolerance \(0.01, not 0.1\)"):
-        committed_before(run.output, "run-other", other, "elsewhere", ())
+        found_before(another(run), provenance=other, files=())
+    with pytest.raises(TableError, match=r"has other columns"):
+        found_before(another(run), columns=NAMES[:-1], files=())
+    with pytest.raises(TableError, match=r"has other output\.partition_by"):
+        found_before(another(run), partition_by=("date",), files=())
 
 
 def test_one_input_file_is_never_scored_twice_into_a_table(run: RunFolder) -> None:
     published(run)
-    with pytest.raises(TableError, match=r"has scored a\.parquet already"):
-        committed_before(run.output, "run-other", PROVENANCE, "corpus", FILES)
-    new = (InputFile(name="b.parquet", size=1, modified_ns=2),)
-    assert committed_before(run.output, "run-other", PROVENANCE, "corpus", new) is None
+    with pytest.raises(TableError, match=r"has scored /c/a\.parquet already"):
+        found_before(another(run))
+    new = (InputFile(name="b.parquet", path="/c/b.parquet", size=1, modified_ns=2),)
+    assert found_before(another(run), files=new) is None
 
 
 def test_a_run_is_its_input_and_its_settings() -> None:
-    base = run_identity(PROVENANCE, "corpus", FILES, [1])
-    assert base == run_identity(PROVENANCE, "corpus", FILES, [1])
+    base = run_identity(PROVENANCE, FILES, [1])
+    assert base == run_identity(PROVENANCE, FILES, [1])
     touched = (FILES[0].model_copy(update={"modified_ns": 3}),)
     other_model = PROVENANCE.model_copy(update={"model": "n"})
     others = [
-        run_identity(other_model, "corpus", FILES, [1]),
-        run_identity(PROVENANCE, "other", FILES, [1]),
-        run_identity(PROVENANCE, "corpus", touched, [1]),
-        run_identity(PROVENANCE, "corpus", FILES, [2]),
+        run_identity(other_model, FILES, [1]),
+        run_identity(PROVENANCE, touched, [1]),
+        run_identity(PROVENANCE, FILES, [2]),
     ]
-    assert len({base, *others}) == 5
+    assert len({base, *others}) == 4
 
 
 def test_a_manifest_that_cannot_be_read_is_an_error_and_not_an_empty_table(run: RunFolder) -> None:

@@ -13,7 +13,14 @@ from transformers import PreTrainedTokenizerFast
 
 from confscore.errors import GuardError
 from confscore.guards.spec import Category, Guard, VerdictAnswer
-from confscore.vocabulary import build_automaton, end_token_ids, load_tokenizer, token_bytes, tokenizer_digest
+from confscore.vocabulary import (
+    build_automaton,
+    end_token_ids,
+    load_tokenizer,
+    model_digest,
+    token_bytes,
+    tokenizer_digest,
+)
 
 GUARD = Guard(
     name="small",
@@ -142,3 +149,14 @@ def test_the_digest_tells_tokenizers_and_templates_apart(tmp_path: Path) -> None
         tokenizer_digest(tiny.write_tokenizer(tmp_path, size=270)),
     }
     assert len(digests) == 3
+
+
+def test_a_model_folder_is_told_apart_by_its_weights(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    weights = bytearray(5_000_000)
+    (tmp_path / "model.safetensors").write_bytes(weights)
+    before = model_digest(str(tmp_path), None)
+    assert before == model_digest(str(tmp_path), None)
+    weights[::1000] = b"\1" * 5000  # as a training step does, all over the file
+    (tmp_path / "model.safetensors").write_bytes(weights)
+    assert model_digest(str(tmp_path), None) != before

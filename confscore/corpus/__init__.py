@@ -209,9 +209,11 @@ def _check_keys(config: InputConfig, filesystem: fs.FileSystem, files: Sequence[
     """Refuse a column that no object at the start of the corpus has; later rows without it are faults of theirs."""
     first = next((file for file in files if file.size), None)
     keys = jsonl_keys(filesystem, first) if first is not None else set()
+    if first is not None and not keys:
+        raise CorpusError(f"{first.path}: its first lines hold no JSON object; format jsonl is one object a line")
     for key in ("id_column", "text_column", "messages_column"):
         name = getattr(config, key)
-        if first is not None and keys and name is not None and name not in keys:
+        if first is not None and name is not None and name not in keys:
             raise CorpusError(
                 f"{first.path}: no object has the key {name} (input.{key}); the first ones have "
                 f"{', '.join(sorted(keys))}"
@@ -249,6 +251,8 @@ def _check_types(config: InputConfig, path: str, schema: pa.Schema) -> None:
 def _carried_field(
     name: str, files: Sequence[CorpusFile], schemas: dict[str, pa.Schema], config: InputConfig
 ) -> pa.Field:
+    if name == config.messages_column:
+        raise CorpusError(f"input.carry_columns: {name} is the messages_column, which the score table cannot carry")
     in_path = [name in dict(file.partition) for file in files]
     if all(in_path):
         return pa.field(name, pa.string())

@@ -95,12 +95,15 @@ def find_files(path: str, kind: InputFormat) -> tuple[list[CorpusFile], list[str
         if info.is_file:
             return [_file(info, os.path.basename(root))], []
         found = filesystem.get_file_info(fs.FileSelector(root, recursive=True))
+        listed = [(info, info.path) for info in found]
+    except UnicodeDecodeError as error:
+        raise CorpusError(f"input.path {path}: a file name in it is not valid UTF-8 ({error.object!r})") from None
     except OSError as error:
         raise CorpusError(f"input.path {path}: cannot be listed: {error}") from None
     files: list[CorpusFile] = []
     ignored: list[str] = []
-    for info in found:
-        name = info.path[len(root.rstrip("/")) + 1 :]
+    for info, full in listed:
+        name = full[len(root.rstrip("/")) + 1 :]
         if not info.is_file or any(part[:1] in ("_", ".") for part in name.split("/")):
             continue
         if name.lower().endswith(SUFFIXES[kind]):

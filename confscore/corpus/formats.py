@@ -129,9 +129,16 @@ def csv_header(filesystem: fs.FileSystem, file: CorpusFile) -> list[str]:
     """Return the column names of a CSV file."""
     try:
         with _lines(filesystem, file) as lines:
-            return next(_csv_records(lines), (0, [], None))[1]
+            _, header, fault = next(_csv_records(lines), (0, [], "the file is empty"))
     except (OSError, pa.ArrowException) as error:
         raise CorpusError(f"{file.path}: cannot be read as csv: {error}") from None
+    if fault is None and any(
+        cell.encode("utf-8", "replace") != cell.encode("utf-8", "surrogateescape") for cell in header
+    ):
+        fault = "the names are not valid UTF-8"
+    if fault is not None:
+        raise CorpusError(f"{file.path}: has no CSV header: {fault}")
+    return header
 
 
 def jsonl_keys(filesystem: fs.FileSystem, file: CorpusFile, lines: int = 100) -> set[str]:

@@ -68,16 +68,30 @@ def test_a_job_with_failed_rows_says_so_by_its_exit_status(settings: dict, write
         ("input.path=nowhere", "input.path nowhere: no such file or folder"),
         ("input.text_colum=x", "input.text_colum is not a known key, did you mean text_column?"),
         ("guard=llama-guard-9", "no guard is called 'llama-guard-9'"),
+        ("model.source=/no/where", "model.source /no/where: no such folder"),
+        ("output.path={corpus}/scores", "so that the next run would read scores as documents"),
+        ("output.path={corpus}/date=2026-11-22/part-0000.parquet/x", "cannot be written"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_status_2(
     settings: dict, write_config, tmp_path: Path, change: str, sentence: str
 ) -> None:
     write_corpus(tmp_path / "corpus", 10, seed=8)
+    if "part-0000" in change:
+        settings["input"]["path"] = str(tmp_path / "corpus" / "date=2026-11-23")
+    change = change.format(corpus=tmp_path / "corpus")
     done = confscore("score", "--config", write_config(settings), "--set", change)
     assert done.returncode == 2
     assert sentence in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_an_address_at_which_nobody_listens_is_said_at_once(settings: dict, write_config, tmp_path: Path) -> None:
+    write_corpus(tmp_path / "corpus", 10, seed=8)
+    settings["cluster"]["address"] = f"127.0.0.1:{free_port()}"
+    done = confscore("score", "--config", write_config(settings), timeout=100)
+    assert done.returncode == 3
+    assert "no Ray cluster answers there" in done.stderr
 
 
 def free_port() -> int:
@@ -93,6 +107,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     where = tmp_path_factory.mktemp("r")
     command = [BIN / "ray", "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}"]
     command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--num-cpus=2", "--disable-usage-stats"]
+    command += [f"--dashboard-agent-listen-port={free_port()}"]  # the default one may be another cluster's
     log = (where / "head.log").open("w")
     process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, env=NO_TOKEN)
     address = f"http://127.0.0.1:{dashboard}"
@@ -118,6 +133,16 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def submit(address: str, config: Path) -> subprocess.CompletedProcess[str]:
+    """Submit a job and follow it; a head that has just come up may not have its job agent yet."""
+    for _ in range(10):
+        done = _submit(address, config)
+        if "No available agent" not in done.stderr:
+            break
+        time.sleep(2)
+    return done
+
+
+def _submit(address: str, config: Path) -> subprocess.CompletedProcess[str]:
     command = [BIN / "ray", "job", "submit", "--address", address, "--working-dir", ".", "--"]
     command += [sys.executable, "jobs/score_corpus.py", "--config", config]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False, env=NO_TOKEN)
