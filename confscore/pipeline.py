@@ -107,7 +107,8 @@ def run_plan(plan: Plan, on_progress: OnProgress) -> Manifest:
     CorpusError
         Document ids are not unique.
     JobError
-        The job could not be finished; nothing was published.
+        The job could not be finished, and the run is not committed. Nothing was published, unless the failure came
+        while files were moved into the table: those are replaced by the next start of the same run.
     """
     started = time.time()
     with connected(plan.config.cluster) as ours, _plain_errors():
