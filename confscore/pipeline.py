@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import logging
 import os
 import re
@@ -10,7 +11,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -279,8 +279,9 @@ def _check_resources(cluster: ClusterConfig) -> None:
 
 
 def _watch(work: Callable[[], None], progress: Any, on_progress: OnProgress, start_timeout_s: float) -> None:
-    """Do ``work`` on a thread of its own, and tell of its progress meanwhile.
+    """Do ``work``, and tell of its progress from a thread beside it.
 
+    The work stays on the calling thread, so that an interrupt reaches Ray Data, which then stops its tasks in order.
     Reading starts while engines load, so a cluster that never gets what an actor needs would look busy for ever.
 
     Raises
@@ -288,28 +289,36 @@ def _watch(work: Callable[[], None], progress: Any, on_progress: OnProgress, sta
     JobError
         No engine was ready in time.
     """
-    outcome: Future[None] = Future()
-
-    def run() -> None:
-        try:
-            work()
-        except BaseException as error:
-            outcome.set_exception(error)
-        else:
-            outcome.set_result(None)
-
-    threading.Thread(target=run, name="job", daemon=True).start()
+    done = threading.Event()
+    problems: list[Exception] = []
     last = time.monotonic() + start_timeout_s
-    while not outcome.done():
-        counts, ready = ray.get(progress.read.remote())
-        on_progress(counts, ready is not None)
-        if ready is None and time.monotonic() > last:
-            raise JobError(
-                f"no engine was ready within cluster.start_timeout_s ({start_timeout_s:g} s); does the cluster have "
-                "what cluster.gpus_per_actor and cluster.cpus_per_actor ask for?"
-            )
-        wait([outcome], timeout=_POLL_S)
-    outcome.result()
+
+    def watch() -> None:
+        try:
+            while not done.wait(_POLL_S):
+                counts, ready = ray.get(progress.read.remote())
+                on_progress(counts, ready is not None)
+                if ready is None and time.monotonic() > last:
+                    raise JobError(
+                        f"no engine was ready within cluster.start_timeout_s ({start_timeout_s:g} s); does the cluster "
+                        "have what cluster.gpus_per_actor and cluster.cpus_per_actor ask for?"
+                    )
+        except Exception as error:
+            problems.append(error)
+            if not done.is_set():
+                _thread.interrupt_main()
+
+    watcher = threading.Thread(target=watch, name="progress", daemon=True)
+    watcher.start()
+    try:
+        work()
+    except KeyboardInterrupt:
+        if problems:
+            raise problems[0] from None
+        raise
+    finally:
+        done.set()
+        watcher.join(timeout=_KNOCK_S)
     on_progress(ray.get(progress.read.remote())[0], True)
 
 

@@ -174,3 +174,33 @@ def test_ray_job_submit(
     assert "float33" in failed.stdout
     assert exit_code(head, failed.stdout, monkeypatch) == 3
     assert not list((tmp_path / "other").glob("**/*.parquet"))
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_job_says_so_publishes_nothing_and_can_be_run_again(
+    settings: dict, write_config, tmp_path: Path, how: signal.Signals
+) -> None:
+    """Many small blocks, so that Ray Data is in the middle of many tasks when the signal comes."""
+    write_corpus(tmp_path / "corpus", 300, seed=9)
+    settings["cluster"] |= {"rows_per_block": 16, "blocks_in_flight": 2}
+    settings["scoring"]["tolerance"] = 0.02
+    command = [BIN / "confscore", "score", "--config", str(write_config(settings))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as job:
+        assert job.stdout is not None
+        assert job.stderr is not None
+        seen = []
+        for line in job.stdout:
+            seen.append(line)
+            if re.search(r"^ +[1-9]\d* of 300 documents", line):
+                break
+        job.send_signal(how)
+        rest, said = job.communicate(timeout=120)
+    assert "Committed" not in "".join([*seen, rest])
+    assert "interrupted before the run was committed" in said
+    assert "Traceback" not in said
+    assert job.returncode == 3
+    assert not list((tmp_path / "scores").rglob("*.parquet"))
+
+    again = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert again.returncode == 0, again.stderr
+    assert "Scored 300 documents" in again.stdout
