@@ -9,16 +9,17 @@ probabilities of all tokens the automaton allows there; those not taken become t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from confscore.automaton import AnswerAutomaton, ByteState, State, certain_from, possible_from
+from confscore.automaton import AnswerAutomaton, State
 from confscore.bounds import Bounds, Masses, gap_by_leaf, global_bounds, local_bounds, raw_bounds
 from confscore.errors import EngineError, RowError
 from confscore.rows import BoolArray, FloatArray
+from confscore.token_walk import ByteState, certain_from, possible_from
 
 Prefix = tuple[int, ...]
 Normalization = Literal["raw", "local", "global"]
@@ -41,12 +42,19 @@ class StoppingRule:
         See ``tolerance``.
     budget : int
         The most rollouts a prompt may cost, at least 1.
+    greedy : bool
+        The greedy answer is explored to its end, whatever the tolerance. It mostly is by the first rollout, which
+        follows all answer tokens and may therefore leave the grammar.
+    marginals : bool
+        False: nothing is spent on narrowing bounds, only on the greedy answer.
     """
 
     normalization: Normalization = "global"
     tolerance: float = 0.01
     relative: bool = False
     budget: int = 64
+    greedy: bool = False
+    marginals: bool = True
 
     def limit(self, bounds: Bounds) -> float:
         """Return the widest bound that is narrow enough."""
@@ -94,16 +102,35 @@ class Frontier:
         head, last = self.prefixes[index]
         return head if last is None else (*head, last)
 
+    def find(self, prefix: Prefix) -> int:
+        """Return the index of a prefix."""
+        return self.prefixes.index((prefix[:-1], prefix[-1]) if prefix else ((), None))
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
     """One explored position: the automaton's state there, and what the model said.
 
-    ``log_probs[i] = log p(alphabet[state.allowed[i]] | prompt, prefix)``.
+    ``log_probs[i] = log p(alphabet[state.allowed[i]] | prompt, prefix)``. A token's logit is its log-probability plus
+    ``log_normalizer``, which is ``None`` where the engine does not tell.
     """
 
     state: State
     log_probs: FloatArray
+    log_normalizer: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GreedyWalk:
+    """The most probable allowed token at each step, as far as explored.
+
+    ``choices[t]`` is the entry of ``steps[t].state.allowed`` that is chosen; ``missing`` is the prefix that is not
+    explored yet, or ``None`` where the walk ends an answer.
+    """
+
+    steps: list[Step]
+    choices: list[int]
+    missing: Prefix | None
 
 
 class AnswerTree:
@@ -144,6 +171,13 @@ class AnswerTree:
         left = self._rule.budget - self.requests
         if self._waiting or left <= 0:
             return []
+        if self._rule.greedy:
+            missing = walk_greedily(self._automaton, self.steps).missing
+            if missing is not None:
+                self._waiting = {missing: self._frontier.find(missing)}
+                return [missing]
+        if not self._rule.marginals:
+            return []
         normalization = self._rule.normalization
         masses = self.masses(normalization)
         bounds = _BOUNDS[normalization](masses)
@@ -162,7 +196,13 @@ class AnswerTree:
         self._waiting = {self._frontier.prefix(leaf): int(leaf) for leaf in order[:count]}
         return list(self._waiting)
 
-    def add(self, prefix: Prefix, tokens: Sequence[int], log_probs: FloatArray) -> None:
+    def add(
+        self,
+        prefix: Prefix,
+        tokens: Sequence[int],
+        log_probs: FloatArray,
+        log_normalizers: FloatArray | None = None,
+    ) -> None:
         """Take in the rollout of a prefix that :meth:`wanted` named.
 
         Parameters
@@ -173,6 +213,8 @@ class AnswerTree:
             What the engine chose, step by step; T is at least 1.
         log_probs : float array, shape (T, A)
             ``log_probs[t, a] = log p(alphabet[a] | prompt, prefix, tokens[:t])``, over the whole vocabulary.
+        log_normalizers : float array, shape (T,), optional
+            What to add to the log-probabilities of step ``t`` to have logits.
 
         Raises
         ------
@@ -192,12 +234,13 @@ class AnswerTree:
         named, state = frontier.named[leaf], self._automaton.state(frontier.targets[leaf])
         self.requests += 1
         for t, token in enumerate(tokens):
-            step = Step(state, log_probs[t][state.allowed])
+            normalizer = None if log_normalizers is None else float(log_normalizers[t])
+            step = Step(state, log_probs[t][state.allowed], normalizer)
             self.steps[prefix] = step
             edges = len(state.columns)
-            raw, local = log_raw + step.log_probs, log_local + _renormalized(step.log_probs)
-            if state.final is not None:
-                self._finish(named | state.final, raw[edges:], local[edges:])
+            raw, local = log_raw + step.log_probs, log_local + renormalized(step.log_probs)
+            for final, one_raw, one_local in zip(state.finals, raw[edges:], local[edges:], strict=True):
+                self._finish(named | final, one_raw, one_local)
             # The engine may leave the grammar, or stop at its length limit: then every edge stays unexplored.
             taken = state.edge_of.get(self._column_of.get(token, -1)) if t + 1 < len(tokens) else None
             self._grow(prefix, named, state, raw[:edges], local[:edges], taken)
@@ -265,10 +308,10 @@ class AnswerTree:
         self._frontier.targets.append(root)
         self._frontier.named.append(0)
 
-    def _finish(self, mask: int, log_raw: FloatArray, log_local: FloatArray) -> None:
+    def _finish(self, mask: int, log_raw: float, log_local: float) -> None:
         found = self._complete.setdefault(mask, [0.0, 0.0])
-        found[0] += float(np.exp(log_raw).sum())
-        found[1] += float(np.exp(log_local).sum())
+        found[0] += float(np.exp(log_raw))
+        found[1] += float(np.exp(log_local))
 
     def _grow(
         self,
@@ -294,7 +337,21 @@ class AnswerTree:
         frontier.named += [named | state.named[edge] for edge in keep]
 
 
-def _renormalized(log_probs: FloatArray) -> FloatArray:
+def walk_greedily(automaton: AnswerAutomaton, steps: Mapping[Prefix, Step]) -> GreedyWalk:
+    """Follow the most probable allowed token from the start, as constrained greedy decoding does."""
+    walk = GreedyWalk([], [], None)
+    prefix: Prefix = ()
+    while (step := steps.get(prefix)) is not None:
+        choice = int(np.argmax(step.log_probs))
+        walk.steps.append(step)
+        walk.choices.append(choice)
+        if choice >= len(step.state.columns):
+            return walk
+        prefix = (*prefix, int(automaton.alphabet[step.state.columns[choice]]))
+    return GreedyWalk(walk.steps, walk.choices, prefix)
+
+
+def renormalized(log_probs: FloatArray) -> FloatArray:
     """Return log-probabilities that add up to 1; tokens that all have none share it alike.
 
     Mass must not vanish there: a prefix counts in local lower bounds because something has to follow it.

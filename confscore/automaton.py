@@ -1,90 +1,31 @@
 """The answer automaton: a guard's grammar over a tokenizer's vocabulary.
 
 It accepts exactly the answers of the grammar, in every tokenization the vocabulary allows, each followed by
-one end token. States are made when they are first looked at and then kept, because in free order there are
-2^N of them and a corpus visits a few hundred.
-
-Two determinizations are stacked. Over bytes, a state is a set of (grammar, pending categories) pairs; what
-all pairs agree on is emitted on the edge as early as possible, as in the determinization of finite-state
-transducers (Mohri 1997, Computational Linguistics 23). That is why ``S1`` is not yet named after the tokens
-``S``, ``1`` where ``S10`` may still follow, and is named after ``,``. Over tokens, an edge is a walk through
-the byte automaton along the bytes of one token.
+one end token where the guard has any. States are made when they are first looked at and then kept, because in
+free order there are 2^N of them and a corpus visits a few hundred.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from confscore.errors import GuardError
-from confscore.guards.grammar import (
-    Grammar,
-    brief,
-    category_mask,
-    certain,
-    derive,
-    finish,
-    longest,
-    possible,
-    unmarked,
-)
+from confscore.guards.grammar import Grammar, brief, category_mask, longest
 from confscore.rows import BoolArray, IntArray
-
-ByteState = frozenset[tuple[Grammar, int]]
-
-
-class ByteAutomaton:
-    """A grammar, determinized over bytes on demand.
-
-    Parameters
-    ----------
-    grammar : Grammar
-        What may be said.
-    """
-
-    def __init__(self, grammar: Grammar) -> None:
-        self.start: ByteState = frozenset({(grammar, 0)})
-        self._edges: dict[tuple[ByteState, int], tuple[int, ByteState] | None] = {}
-
-    def step(self, state: ByteState, byte: int) -> tuple[int, ByteState] | None:
-        """Return (mask of categories named by now, next state), or ``None`` where no answer goes on so."""
-        key = (state, byte)
-        if key not in self._edges:
-            self._edges[key] = self._step(state, byte)
-        return self._edges[key]
-
-    def _step(self, state: ByteState, byte: int) -> tuple[int, ByteState] | None:
-        found = {(rest, pending | mask) for grammar, pending in state for mask, rest in derive(grammar, byte)}
-        if not found:
-            return None
-        if len({grammar for grammar, _ in found}) < len(found):
-            raise GuardError(
-                "the answer grammar is ambiguous: the same text can mean two different sets of categories; "
-                "change a code or the separator"
-            )
-        named = -1
-        for _, pending in found:
-            named &= pending
-        return named, frozenset((grammar, pending & ~named) for grammar, pending in found)
-
-
-def accepted(state: ByteState) -> int | None:
-    """Return the mask of pending categories if the answer may end here, else ``None``."""
-    masks = {pending | mask for grammar, pending in state for mask in finish(grammar)}
-    if len(masks) > 1:
-        raise GuardError(
-            "the answer grammar is ambiguous: one answer means two different sets of categories; "
-            "change a code or the separator"
-        )
-    return masks.pop() if masks else None
-
-
-@dataclass(slots=True)
-class _TrieNode:
-    children: dict[int, _TrieNode] = field(default_factory=dict)
-    columns: list[int] = field(default_factory=list)
+from confscore.token_walk import (
+    ByteAutomaton,
+    ByteState,
+    TokenWalk,
+    Trie,
+    accepted,
+    certain_from,
+    plant_trie,
+    possible_from,
+    tokens_of_answers,
+)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -102,10 +43,11 @@ class State:
     may, must : bool array, shape (k, C)
         ``may[i, c]`` is true where some answer through edge ``i`` names ``c`` from here on, ``must[i, c]``
         where every one does. ``c = 0`` is "at least one category" and ``c = j + 1`` is category ``j``.
-    final : int or None
-        The mask of categories that ending here names; ``None`` where the answer cannot end here.
-    allowed : int array
-        Columns that may come next: those of the edges, then those of the end tokens where ``final``.
+    finals : tuple of int, length e
+        ``finals[i]`` is the mask of categories that an answer names which ends with token
+        ``allowed[k + i]``: an end token, or where the guard has none the last token of the answer itself.
+    allowed : int array, shape (k + e,)
+        Columns that may come next: those of the edges, then those that end the answer.
     edge_of : dict of int to int
         ``edge_of[columns[i]] = i``.
     """
@@ -115,7 +57,7 @@ class State:
     named: tuple[int, ...]
     may: BoolArray
     must: BoolArray
-    final: int | None
+    finals: tuple[int, ...]
     allowed: IntArray
     edge_of: dict[int, int]
 
@@ -132,12 +74,19 @@ class AnswerAutomaton:
     vocabulary : mapping of int to bytes
         Token id to the bytes it stands for, control tokens left out.
     end_tokens : sequence of int
-        Token ids that end an answer.
+        Token ids that end an answer. Without any, an answer is over as soon as it is complete: what the model would
+        say next does not matter.
 
     Attributes
     ----------
+    grammar : Grammar
+        As given.
     alphabet : int array, shape (A,)
         Ids of the tokens that occur in answers, then of the end tokens.
+    words : tuple of bytes
+        ``words[a]`` are the bytes of ``alphabet[a]``, end tokens left out.
+    stops : tuple of int
+        Ids after which an engine need not go on: nothing that follows them belongs to an answer.
     n_columns : int
         C = N + 1: "at least one category", then the categories.
     root : ByteState
@@ -158,20 +107,21 @@ class AnswerAutomaton:
         vocabulary: Mapping[int, bytes],
         end_tokens: Sequence[int],
     ) -> None:
-        if not end_tokens:
-            raise GuardError("the guard has no end token, so no answer would ever be complete")
         ends = list(dict.fromkeys(end_tokens))
         words = {token: data for token, data in vocabulary.items() if data and token not in ends}
-        tokens = _tokens_of_answers(grammar, words)
+        tokens = tokens_of_answers(grammar, words)
+        self.grammar = grammar
         self.alphabet: IntArray = np.array([*tokens, *ends], dtype=np.int64)
+        self.words = tuple(words[token] for token in tokens)
         self.n_columns = len(codes) + 1
-        self.max_tokens = longest(grammar) + 1
+        self.max_tokens = longest(grammar) + bool(ends)
         self._end_columns: IntArray = np.arange(len(tokens), len(self.alphabet), dtype=np.int64)
-        trie = _trie({column: words[token] for column, token in enumerate(tokens)})
+        trie = plant_trie(dict(enumerate(self.words)))
         _refuse_unspellable(grammar, codes, trie)
         self._tokens = TokenWalk(ByteAutomaton(grammar), trie)
         self._states: dict[ByteState, State] = {}
         self.root = self._tokens.start
+        self.stops = tuple(ends) if ends else self._last_tokens()
 
     def state(self, key: ByteState) -> State:
         """Return the state of a byte state, made on first use."""
@@ -196,7 +146,15 @@ class AnswerAutomaton:
     def _make(self, key: ByteState) -> State:
         # A token path that no further tokens can complete is not part of any answer.
         hops = [hop for hop in self._tokens.hops(key) if self._tokens.reaches(hop.target, 0)]
-        final = accepted(key)
+        if len(self._end_columns):
+            final = accepted(key)
+            finals = () if final is None else (final,) * len(self._end_columns)
+            closing = self._end_columns[: len(finals)]
+        else:
+            last = [hop for hop in hops if accepted(hop.target) is not None]
+            hops = [hop for hop in hops if accepted(hop.target) is None]
+            finals = tuple(hop.named | (accepted(hop.target) or 0) for hop in last)
+            closing = np.array([hop.column for hop in last], dtype=np.int64)
         columns = np.array([hop.column for hop in hops], dtype=np.int64)
         shape = (len(hops), self.n_columns)
         may = [self.unpack(hop.named | possible_from(hop.target)) for hop in hops]
@@ -207,13 +165,33 @@ class AnswerAutomaton:
             named=tuple(hop.named for hop in hops),
             may=np.array(may, dtype=bool).reshape(shape),
             must=np.array(must, dtype=bool).reshape(shape),
-            final=final,
-            allowed=columns if final is None else np.concatenate([columns, self._end_columns]),
+            finals=finals,
+            allowed=np.concatenate([columns, closing]),
             edge_of={int(column): edge for edge, column in enumerate(columns)},
         )
 
+    def _last_tokens(self) -> tuple[int, ...]:
+        """Return the tokens that end an answer wherever they may stand, for answers without an end token."""
+        inner: set[int] = set()
+        closing: set[int] = set()
+        # Made from all hops: a state that is complete has no edges, and must not have any.
+        keys = [self.root]
+        for key in keys:
+            for hop in self._tokens.hops(key):
+                if accepted(hop.target) is None:
+                    inner.add(hop.column)
+                    keys += [] if hop.target in keys else [hop.target]
+                    continue
+                closing.add(hop.column)
+                if any(self._tokens.reaches(more.target, 0) for more in self._tokens.hops(hop.target)):
+                    raise GuardError(
+                        "one answer can be the beginning of another, so the guard needs end tokens to tell where an "
+                        "answer is over; give it end_tokens"
+                    )
+        return tuple(int(self.alphabet[column]) for column in sorted(closing - inner))
 
-def _refuse_unspellable(grammar: Grammar, codes: Sequence[str], trie: _TrieNode) -> None:
+
+def _refuse_unspellable(grammar: Grammar, codes: Sequence[str], trie: Trie) -> None:
     # One label at a time: in full listings the search would wander through 2^N states.
     alone = TokenWalk(ByteAutomaton(brief(grammar)), trie)
     lost = [code for j, code in enumerate(codes) if not alone.reaches(alone.start, category_mask(j))]
@@ -223,109 +201,3 @@ def _refuse_unspellable(grammar: Grammar, codes: Sequence[str], trie: _TrieNode)
             + (f" (nor {', '.join(lost[1:])})" if lost[1:] else "")
             + ": its text needs tokens that the vocabulary lacks"
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Hop:
-    """One token's worth of bytes: the token's column, the categories it names, and where it leads."""
-
-    column: int
-    named: int
-    target: ByteState
-
-
-def possible_from(state: ByteState) -> int:
-    """Return the mask of categories that some completion of a byte state names."""
-    mask = 0
-    for grammar, pending in state:
-        mask |= pending | possible(grammar)
-    return mask
-
-
-def certain_from(state: ByteState) -> int:
-    """Return the mask of categories that every completion of a byte state names."""
-    mask = -1
-    for grammar, pending in state:
-        mask &= pending | certain(grammar)
-    return mask
-
-
-class TokenWalk:
-    """A byte automaton read one token at a time; what it finds is kept.
-
-    Parameters
-    ----------
-    automaton : ByteAutomaton
-        What may be said.
-    trie : _TrieNode
-        The tokens, by their bytes.
-    """
-
-    def __init__(self, automaton: ByteAutomaton, trie: _TrieNode) -> None:
-        self.start = automaton.start
-        self._automaton = automaton
-        self._trie = trie
-        self._hops: dict[ByteState, list[Hop]] = {}
-        self._reachable: dict[tuple[ByteState, int], bool] = {}
-
-    def hops(self, state: ByteState) -> list[Hop]:
-        """Return a hop for every token whose bytes can be read from ``state``."""
-        if state not in self._hops:
-            self._hops[state] = list(_walk(self._automaton, self._trie, state))
-        return self._hops[state]
-
-    def reaches(self, state: ByteState, wanted: int) -> bool:
-        """Say whether some tokens complete an answer from here that names all categories of ``wanted``."""
-        key = (state, wanted)
-        if key not in self._reachable:
-            self._reachable[key] = self._search(state, wanted)
-        return self._reachable[key]
-
-    def _search(self, state: ByteState, wanted: int) -> bool:
-        final = accepted(state)
-        if final is not None and wanted & ~final == 0:
-            return True
-        for hop in self.hops(state):
-            left = wanted & ~hop.named
-            if left & ~possible_from(hop.target) == 0 and self.reaches(hop.target, left):
-                return True
-        return False
-
-
-def _walk(automaton: ByteAutomaton, trie: _TrieNode, start: ByteState) -> Iterator[Hop]:
-    """Yield a hop for every token whose bytes the automaton can read from ``start``."""
-    stack = [(trie, start, 0)]
-    while stack:
-        node, state, named = stack.pop()
-        for column in node.columns:
-            yield Hop(column, named, state)
-        for byte, child in node.children.items():
-            step = automaton.step(state, byte)
-            if step is not None:
-                stack.append((child, step[1], named | step[0]))
-
-
-def _tokens_of_answers(grammar: Grammar, words: Mapping[int, bytes]) -> list[int]:
-    """Return the tokens that occur in answers, ascending; a few more where labels restrict one another."""
-    loose = ByteAutomaton(unmarked(grammar))
-    trie = _trie(words)
-    queue = [loose.start]
-    seen = set(queue)
-    found: set[int] = set()
-    for state in queue:
-        for hop in _walk(loose, trie, state):
-            found.add(hop.column)
-            if hop.target not in seen:
-                seen.add(hop.target)
-                queue.append(hop.target)
-    return sorted(found)
-
-
-def _trie(words: Mapping[int, bytes]) -> _TrieNode:
-    root = _TrieNode()
-    for column, data in words.items():
-        node = root
-        for byte in data:
-            node = node.children.setdefault(byte, _TrieNode())
-        node.columns.append(column)
-    return root

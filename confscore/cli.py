@@ -93,6 +93,40 @@ def demo(
     raise typer.Exit(code)
 
 
+@app.command()
+def evaluate(
+    scores: Annotated[str, typer.Option(help="A score table: the output.path of the runs that wrote it.")],
+    labels: Annotated[str, typer.Option(help="A Parquet, CSV or JSONL file with a row for each labelled document.")],
+    id_column: Annotated[str, typer.Option(help="The label file's column of document ids.")] = "doc_id",
+    label_column: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Its column of lists of category codes; without it, one 0/1 column for each code."),
+    ] = None,
+    estimator: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="Evaluate only this estimator, such as marginal; may be repeated."),
+    ] = None,
+    run: Annotated[Optional[str], typer.Option(help="Take the rows of this run only.")] = None,  # noqa: UP045
+    threshold: Annotated[float, typer.Option(help="A score of at least this is a prediction.")] = 0.5,
+    bootstrap: Annotated[int, typer.Option(min=0, help="Resamples for the intervals; 0 for no intervals.")] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the resamples.")] = 0,
+    out: Annotated[Optional[Path], typer.Option(help="Folder for two CSV files and a figure.")] = None,  # noqa: UP045
+    debug: DebugOption = False,
+) -> None:
+    """Hold a score table against labels: F1, ranking and calibration of every estimator."""
+    with _errors(debug):
+        from confscore import evaluate as evaluation  # noqa: PLC0415 - no other command needs SciPy
+        from confscore.labels import label_scores  # noqa: PLC0415
+
+        labelled = label_scores(scores, labels, id_column, label_column, estimator or [], run)
+        for line in evaluation.describe(labelled):
+            console.say(line)
+        evaluated = evaluation.evaluate_all(labelled, threshold, bootstrap, seed)
+        console.console().print(evaluation.summary_table(evaluated), evaluation.category_table(evaluated[0]))
+        if out is not None:
+            console.say(f"Wrote {', '.join(str(path) for path in evaluation.write(evaluated, out))}")
+
+
 def run_score(config: Config) -> Exit:
     """Run one job and say how it went."""
     from confscore.plan import make_plan  # noqa: PLC0415 - transformers and Ray take seconds to import

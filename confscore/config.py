@@ -24,7 +24,15 @@ from pydantic import (
 
 from confscore.errors import ConfigError
 
-Estimator = Literal["marginal"]
+Estimator = Literal[
+    "marginal",
+    "conditional",
+    "joint",
+    "greedy",
+    "probability_uncertainty",
+    "entropy_uncertainty",
+    "logtoku",
+]
 Normalization = Literal["raw", "local", "global"]
 InputFormat = Literal["parquet", "jsonl", "csv", "text"]
 Fraction = Annotated[float, Field(gt=0, le=1)]
@@ -90,6 +98,11 @@ class ScoringConfig(Section):
     bounds: bool = False
     top_answers: Annotated[int, Field(ge=0, le=1000)] = 0
     error_fraction_allowed: Annotated[float, Field(ge=0, le=1)] = 0
+
+    @property
+    def extra_estimators(self) -> tuple[Estimator, ...]:
+        """Return the estimators that have columns of their own beside ``p_<code>``."""
+        return tuple(name for name in self.estimators if name != "marginal")
 
     @field_validator("estimators")
     @classmethod
@@ -198,7 +211,8 @@ def parse(tree: dict[str, object], origin: str) -> Config:
 
 def dump(config: Config) -> str:
     """Return the effective configuration as YAML; :func:`parse` reads it back to an equal one."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    # Escaped, because YAML reads some unescaped characters, such as U+0085, back as others.
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
 def _apply(tree: dict[str, object], override: str) -> None:

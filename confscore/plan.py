@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 
 import pyarrow as pa
@@ -80,7 +80,7 @@ def make_plan(config: Config) -> Plan:
     settings = [
         {**config.input.model_dump(mode="json"), "path": ""},
         {**config.output.model_dump(mode="json"), "path": ""},
-        [config.scoring.bounds, config.scoring.top_answers],
+        [config.scoring.bounds, config.scoring.top_answers, list(config.scoring.estimators)],
     ]
     run = RunFolder(config.output.path, run_identity(provenance, files, settings))
     done = committed_before(run, provenance, files, score_schema(columns).names, partition_by)
@@ -113,7 +113,13 @@ def versions() -> dict[str, str]:
 
 def _columns(config: Config, guard: Guard, carried: pa.Schema) -> Columns:
     scoring = config.scoring
-    columns = Columns(guard.codes, bounds=scoring.bounds, top_answers=scoring.top_answers > 0)
+    if guard.asks_each and scoring.top_answers:
+        raise ConfigError(
+            f"scoring.top_answers: guard {guard.name} asks a question about each category, so no answer names several; "
+            "leave it out"
+        )
+    estimators = scoring.extra_estimators
+    columns = Columns(guard.codes, bounds=scoring.bounds, estimators=estimators, top_answers=scoring.top_answers > 0)
     taken = {name.lower() for name in score_schema(columns).names}
     for name in carried.names:
         if name.lower() in taken:
@@ -128,7 +134,7 @@ def _columns(config: Config, guard: Guard, carried: pa.Schema) -> Columns:
     missing = set(config.output.partition_by) - set(carried.names)
     if missing:
         raise ConfigError(f"output.partition_by: the corpus has no column or path part {sorted(missing)[0]}")
-    return Columns(guard.codes, columns.bounds, top_answers=columns.top_answers, carried=tuple(carried))
+    return replace(columns, carried=tuple(carried))
 
 
 def _provenance(config: Config, guard: Guard) -> Provenance:

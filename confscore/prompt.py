@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from confscore.errors import GuardError, RowError
-from confscore.guards.spec import PLACEHOLDER, Guard
+from confscore.guards.spec import Guard
+from confscore.render import render_prompt
 from confscore.rows import Document, Message
 
 if TYPE_CHECKING:
@@ -81,6 +82,11 @@ class Prompter:
     overlap : int
         Tokens that neighbouring windows share.
 
+    Attributes
+    ----------
+    questions : tuple
+        What is asked about each document: indices of categories, or one ``None`` where one prompt asks about all.
+
     Raises
     ------
     GuardError
@@ -107,16 +113,17 @@ class Prompter:
         longest_first = sorted(self._control_ids, key=len, reverse=True)
         self._control_text = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         self._plain = _without_controls(tokenizer)
-        self._skeletons: dict[tuple[str, ...], Skeleton] = {}
-        overhead = self._overhead()
+        self._skeletons: dict[tuple[tuple[str, ...], int | None], Skeleton] = {}
+        self.questions: tuple[int | None, ...] = tuple(range(len(guard.categories))) if guard.asks_each else (None,)
+        overhead = max(self._overhead(question) for question in self.questions)
         if overhead + 16 > max_tokens:
             raise GuardError(
                 f"guard {guard.name}: its prompt takes {overhead} tokens and the model has room for {max_tokens}, "
                 "which leaves less than 16 for a document; raise model.engine_args.max_model_len"
             )
 
-    def prompts(self, document: Document) -> Prompts:
-        """Return the prompts of a document.
+    def prompts(self, document: Document, question: int | None = None) -> Prompts:
+        """Return the prompts of a document: those of one question, where each category is a question of its own.
 
         Raises
         ------
@@ -125,7 +132,7 @@ class Prompter:
             too long and ``long_documents`` is ``error``.
         """
         messages = self._judged(document.messages)
-        skeleton = self._skeleton(tuple(message.role for message in messages))
+        skeleton = self._skeleton(tuple(message.role for message in messages), question)
         contents = [m.content.strip() if skeleton.trims else m.content for m in messages]
         whole = self._encode(skeleton, contents)
         if len(whole) <= self._max_tokens:
@@ -141,18 +148,22 @@ class Prompter:
         return Prompts(tuple(kept), truncated=len(kept) < len(windows) or context != contents[:-1])
 
     def template_text(self) -> str:
-        """Return the prompt of the shortest conversation with its hole marked, for provenance."""
+        """Return the prompt of the shortest conversation with its hole marked, for provenance.
+
+        Where each category is a question of its own, all of their prompts.
+        """
         roles = self._shortest()
-        return self._skeleton(roles).fill([*[""] * (len(roles) - 1), "{text}"])
+        marked = [*[""] * (len(roles) - 1), "{text}"]
+        return "\0".join(self._skeleton(roles, question).fill(marked) for question in self.questions)
 
     def _shortest(self) -> tuple[str, ...]:
         """Return the roles of the shortest conversation that the guard judges."""
         return ("user", "assistant") if self._guard.judges == "assistant" else ("user",)
 
-    def _overhead(self) -> int:
+    def _overhead(self, question: int | None) -> int:
         roles = self._shortest()
         try:
-            return len(self._encode(self._skeleton(roles), [""] * len(roles)))
+            return len(self._encode(self._skeleton(roles, question), [""] * len(roles)))
         except RowError as error:
             raise GuardError(f"guard {self._guard.name}: {error}") from error
 
@@ -238,14 +249,15 @@ class Prompter:
             start = max(end - min(self._overlap, (end - start) // 2), start + 1)
         return windows
 
-    def _skeleton(self, roles: tuple[str, ...]) -> Skeleton:
-        if roles not in self._skeletons:
-            self._skeletons[roles] = self._render(roles)
-        return self._skeletons[roles]
+    def _skeleton(self, roles: tuple[str, ...], question: int | None) -> Skeleton:
+        key = (roles, question)
+        if key not in self._skeletons:
+            self._skeletons[key] = self._render(roles, question)
+        return self._skeletons[key]
 
-    def _render(self, roles: tuple[str, ...]) -> Skeleton:
-        keys = [f"{_BLANKS}{_KEY.format(index)}.{_BLANKS}" for index in range(len(roles))]
-        text = self._text_prompt(roles, keys) if self._guard.prompt.text else self._chat_prompt(roles, keys)
+    def _render(self, roles: tuple[str, ...], question: int | None) -> Skeleton:
+        marks = [f"{_BLANKS}{_KEY.format(index)}.{_BLANKS}" for index in range(len(roles))]
+        text = render_prompt(self._guard, self._tokenizer, roles, marks, question)
         trims = _BLANKS not in text
         if not trims:
             text = text.replace(_BLANKS, "")
@@ -256,40 +268,6 @@ class Prompter:
         written = tuple(literals[::2])
         controls = tuple(self._control_ids[text] for part in written for text in self._control_text.findall(part))
         return Skeleton(written, holes, trims, controls)
-
-    def _chat_prompt(self, roles: Sequence[str], keys: Sequence[str]) -> str:
-        template = self._tokenizer.chat_template or self._guard.prompt.chat_template
-        if template is None:
-            raise GuardError(
-                f"guard {self._guard.name}: the tokenizer has no chat template; give the guard a prompt.text"
-            )
-        chat = [{"role": role, "content": key} for role, key in zip(roles, keys, strict=True)]
-        names = {category.code: category.name for category in self._guard.categories}
-        try:
-            return str(
-                self._tokenizer.apply_chat_template(
-                    chat, chat_template=template, tokenize=False, add_generation_prompt=True, categories=names
-                )
-            )
-        except Exception as error:  # a template is a program and may raise anything, its own refusals included
-            raise RowError(f"the chat template refuses a {' → '.join(roles)} conversation: {error}") from error
-
-    def _text_prompt(self, roles: Sequence[str], keys: Sequence[str]) -> str:
-        spec = self._guard.prompt
-        names = {"user": spec.user, "assistant": spec.assistant}
-        unknown = set(roles) - set(names)
-        if unknown:
-            raise RowError(f"the prompt has no name for the role {min(unknown)!r}; it knows user and assistant")
-        turns = [f"{names[role]}: {key}" for role, key in zip(roles, keys, strict=True)]
-        lines = [
-            spec.category_line.replace("{code}", category.code)
-            .replace("{name}", category.name)
-            .replace("{description}", category.description)
-            .rstrip()
-            for category in self._guard.categories
-        ]
-        filled = {"categories": "\n".join(lines), "conversation": "\n\n".join(turns), "text": keys[-1]}
-        return PLACEHOLDER.sub(lambda match: filled[match.group(1)], spec.text or "")
 
 
 def _without_controls(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:

@@ -6,7 +6,7 @@ Everything right of the corpus speaks in these records: a :class:`Document` goes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -56,7 +56,8 @@ class Score:
 
     Arrays have one entry per category of the taxonomy, in its order:
     ``probs[j] = Pr(category j in the answer | document)``, and ``lower[j] <= probs[j] <= upper[j]``.
-    Arrays are ``None`` where ``status`` is ``error`` or where the column was not asked for.
+    ``estimates`` holds one such array for each further estimator. Arrays are ``None``, or missing, where ``status`` is
+    ``error`` or where the column was not asked for.
     """
 
     doc_id: str
@@ -73,8 +74,7 @@ class Score:
     prompt_tokens: int = 0
     lower: FloatArray | None = None
     upper: FloatArray | None = None
-    conditional: FloatArray | None = None
-    joint: FloatArray | None = None
+    estimates: Mapping[str, FloatArray] = field(default_factory=dict)
     top_answers: tuple[TopAnswer, ...] | None = None
 
 
@@ -84,16 +84,13 @@ class Columns:
 
     codes: tuple[str, ...]
     bounds: bool = False
-    conditional: bool = False
-    joint: bool = False
+    estimators: tuple[str, ...] = ()
     top_answers: bool = False
     carried: tuple[pa.Field, ...] = field(default=())
 
     def vectors(self) -> list[str]:
         """Return the prefixes of the per-category columns that were asked for, besides ``p``."""
-        wanted = [("lower", self.bounds), ("upper", self.bounds)]
-        wanted += [("conditional", self.conditional), ("joint", self.joint)]
-        return [name for name, on in wanted if on]
+        return [*(["lower", "upper"] if self.bounds else []), *self.estimators]
 
 
 TOP_ANSWERS = pa.list_(pa.struct([("categories", pa.list_(pa.string())), ("prob", pa.float32())]))
@@ -114,6 +111,9 @@ _MEANING = {
     "run_id": "the run that wrote the row",
     "scored_at": "UTC time the row was scored",
 }
+
+
+_UNITS = dict.fromkeys(("greedy", "probability_uncertainty", "entropy_uncertainty", "logtoku"), "score in [0, 1]")
 
 
 def _field(name: str, kind: pa.DataType, *, unit: str = "", nullable: bool = True) -> pa.Field:
@@ -154,7 +154,8 @@ def score_schema(columns: Columns) -> pa.Schema:
         _field("prompt_tokens", pa.int32(), unit="tokens", nullable=False),
     ]
     for name in columns.vectors():
-        fields += [_field(f"{name}_{code}", pa.float32(), unit=prob) for code in columns.codes]
+        unit = _UNITS.get(name, prob)
+        fields += [_field(f"{name}_{code}", pa.float32(), unit=unit) for code in columns.codes]
     if columns.top_answers:
         fields.append(_field("top_answers", TOP_ANSWERS))
     fields += columns.carried
@@ -185,7 +186,8 @@ def scores_to_arrays(scores: Sequence[Score], columns: Columns) -> dict[str, pa.
         return pa.array([getattr(score, name) for score in scores], type=kind)
 
     def vector(name: str) -> list[pa.Array]:
-        rows = [getattr(score, name) for score in scores]
+        own = name in ("probs", "lower", "upper")
+        rows = [getattr(score, name) if own else score.estimates.get(name) for score in scores]
         missing = np.array([row is None for row in rows], dtype=bool)
         blank = np.zeros(len(columns.codes))
         table = np.array([blank if row is None else row for row in rows], dtype=np.float32)

@@ -7,6 +7,7 @@ engine batches whatever is in flight, so no document waits for a batch to finish
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -14,14 +15,26 @@ import numpy as np
 
 from confscore.answer_tree import AnswerTree, StoppingRule
 from confscore.automaton import AnswerAutomaton
+from confscore.baselines import entropy_score, greedy_score, logtoku_score, probability_score
 from confscore.bounds import Bounds
+from confscore.confidence import GreedyAnswer, conditional, joint, read_greedy
 from confscore.config import ModelConfig, ScoringConfig
 from confscore.engines.base import AnswerTokens, Engine
 from confscore.errors import GuardError, RowError
 from confscore.guards import Guard
-from confscore.prompt import Prompter
-from confscore.rows import Document, Score, Status, TopAnswer
-from confscore.vocabulary import build_automaton, end_token_ids, load_tokenizer
+from confscore.prompt import Prompter, Prompts
+from confscore.rows import Document, FloatArray, Score, Status, TopAnswer
+from confscore.vocabulary import build_automaton, load_tokenizer
+
+ESTIMATORS: dict[str, Callable[[GreedyAnswer], FloatArray]] = {
+    "conditional": conditional,
+    "joint": joint,
+    "greedy": greedy_score,
+    "probability_uncertainty": probability_score,
+    "entropy_uncertainty": entropy_score,
+    "logtoku": logtoku_score,
+}
+"""What is read off the greedy answer."""
 
 
 class Scorer:
@@ -32,13 +45,15 @@ class Scorer:
     codes : sequence of str
         The taxonomy's codes.
     automaton : AnswerAutomaton
-        The guard's answers.
+        The guard's answers; to one question, where each category is a question of its own.
     prompter : Prompter
         Turns documents into prompts.
     engine : Engine
         Runs the model.
     scoring : ScoringConfig
         What is computed, and how far.
+    log_vocabulary : float
+        Logarithm of the number of tokens the model knows.
     """
 
     def __init__(
@@ -48,17 +63,22 @@ class Scorer:
         prompter: Prompter,
         engine: Engine,
         scoring: ScoringConfig,
+        log_vocabulary: float = 0.0,
     ) -> None:
         self._codes = tuple(codes)
         self._automaton = automaton
         self._prompter = prompter
         self._engine = engine
         self._scoring = scoring
+        self._log_vocabulary = log_vocabulary
+        self._extras = scoring.extra_estimators
         self._rule = StoppingRule(
             normalization=scoring.normalization,
             tolerance=scoring.tolerance,
             relative=scoring.tolerance_of == "flagged",
             budget=scoring.max_requests_per_document,
+            greedy=bool(self._extras),
+            marginals="marginal" in scoring.estimators,
         )
 
     async def score_all(self, documents: Sequence[Document]) -> list[Score]:
@@ -70,12 +90,15 @@ class Scorer:
         if document.fault is not None:
             return Score(document.doc_id, "error", error=document.fault)
         try:
-            prompts = self._prompter.prompts(document)
-            # The budget is the document's: its windows share it, and each has at least its greedy answer.
-            share = max(1, self._rule.budget // len(prompts.token_ids))
+            asked = [self._prompter.prompts(document, question) for question in self._prompter.questions]
+            # The budget is the document's: its prompts share it, and each has at least its greedy answer.
+            share = max(1, self._rule.budget // sum(len(prompts.token_ids) for prompts in asked))
             rule = replace(self._rule, budget=share)
-            trees = await asyncio.gather(*(self._explore(ids, rule) for ids in prompts.token_ids))
-            return self._summarize(document.doc_id, trees, prompts.token_ids, truncated=prompts.truncated)
+            # Questions about one document share the beginning of their prompts. The first one goes ahead, so that the
+            # engine has it in its cache for the others.
+            trees = [await self._explore_all(asked[0], rule)]
+            trees += await asyncio.gather(*(self._explore_all(prompts, rule) for prompts in asked[1:]))
+            return self._summarize(document.doc_id, trees, asked)
         except RowError as error:
             return Score(document.doc_id, "error", error=str(error))
 
@@ -87,47 +110,77 @@ class Scorer:
         """Make the engine ready before documents wait for it."""
         await self._engine.warm_up()
 
+    async def _explore_all(self, prompts: Prompts, rule: StoppingRule) -> list[AnswerTree]:
+        return list(await asyncio.gather(*(self._explore(ids, rule) for ids in prompts.token_ids)))
+
     async def _explore(self, prompt: list[int], rule: StoppingRule) -> AnswerTree:
         tree = AnswerTree(self._automaton, rule)
         while wanted := tree.wanted():
             rollouts = await asyncio.gather(*(self._engine.rollout(prompt, prefix) for prefix in wanted))
             for prefix, rollout in zip(wanted, rollouts, strict=True):
-                tree.add(prefix, rollout.tokens, rollout.log_probs)
+                tree.add(prefix, rollout.tokens, rollout.log_probs, rollout.log_normalizers)
         return tree
 
-    def _summarize(
-        self, doc_id: str, trees: Sequence[AnswerTree], prompts: Sequence[list[int]], *, truncated: bool
-    ) -> Score:
-        """Put the windows of a document together: the largest value and bounds of each category."""
-        normalization = self._scoring.normalization
-        each = [tree.bounds(normalization) for tree in trees]
-        if any(tree.hopeless() for tree in trees):
+    def _summarize(self, doc_id: str, trees: Sequence[Sequence[AnswerTree]], asked: Sequence[Prompts]) -> Score:
+        """Put questions and windows together; ``trees[q][w]`` belongs to window ``w`` of question ``q``."""
+        every = [tree for windows in trees for tree in windows]
+        if any(tree.hopeless() for tree in every):
             raise RowError("the model gives no probability to any answer of the guard's grammar")
-        bounds = Bounds(
-            lower=np.max([one.lower for one in each], axis=0),
-            value=np.max([one.value for one in each], axis=0),
-            upper=np.max([one.upper for one in each], axis=0),
-        )
-        worst = trees[int(np.argmax([one.value[0] for one in each]))]
-        answers = worst.answers(normalization)
-        met = all(tree.within_tolerance() for tree in trees)
+        found = [self._bounds(windows) for windows in trees]
+        asks_each = self._prompter.questions != (None,)
+        bounds = _side_by_side(found) if asks_each else found[0]
+        answers = [] if asks_each else self._answers(trees[0])
+        answer = self._likely(bounds.value) if asks_each else self._named(answers[0][0]) if answers else None
+        met = all(tree.within_tolerance() for tree in every)
         status: Status = "scored" if met else "bounded"
         return Score(
             doc_id=doc_id,
             status=status,
-            chunks=len(trees),
-            truncated=truncated,
-            answer=self._named(answers[0][0]) if answers else None,
+            chunks=max(len(windows) for windows in trees),
+            truncated=any(prompts.truncated for prompts in asked),
+            answer=answer,
             p_any=float(bounds.value[0]),
             probs=bounds.value[1:],
             residual=float(bounds.width.max()),
-            off_grammar=max(tree.off_grammar() for tree in trees),
-            requests=sum(tree.requests for tree in trees),
-            prompt_tokens=sum(len(prompt) for prompt in prompts),
+            off_grammar=max(tree.off_grammar() for tree in every),
+            requests=sum(tree.requests for tree in every),
+            prompt_tokens=sum(len(ids) for prompts in asked for ids in prompts.token_ids),
             lower=bounds.lower[1:] if self._scoring.bounds else None,
             upper=bounds.upper[1:] if self._scoring.bounds else None,
+            estimates=self._estimates(trees),
             top_answers=self._top(answers) if self._scoring.top_answers else None,
         )
+
+    def _bounds(self, windows: Sequence[AnswerTree]) -> Bounds:
+        """Return the largest value and bounds of each category over the windows of a document."""
+        each = [tree.bounds(self._scoring.normalization) for tree in windows]
+        return Bounds(
+            lower=np.max([one.lower for one in each], axis=0),
+            value=np.max([one.value for one in each], axis=0),
+            upper=np.max([one.upper for one in each], axis=0),
+        )
+
+    def _answers(self, windows: Sequence[AnswerTree]) -> list[tuple[int, float]]:
+        """Return the answers found to the window that most likely names a category."""
+        normalization = self._scoring.normalization
+        flagged = [tree.bounds(normalization).value[0] for tree in windows]
+        return windows[int(np.argmax(flagged))].answers(normalization)
+
+    def _estimates(self, trees: Sequence[Sequence[AnswerTree]]) -> dict[str, FloatArray]:
+        """Return the further estimators, the largest over windows; none where a greedy answer is not complete."""
+        if not self._extras:
+            return {}
+        normalization, size = self._scoring.normalization, self._log_vocabulary
+        greedy = [[read_greedy(self._automaton, tree.steps, normalization, size) for tree in ws] for ws in trees]
+        complete = [[answer for answer in windows if answer is not None] for windows in greedy]
+        if any(len(some) < len(windows) for some, windows in zip(complete, greedy, strict=True)):
+            return {}
+        return {
+            name: np.concatenate(
+                [np.max([ESTIMATORS[name](answer) for answer in windows], axis=0) for windows in complete]
+            )
+            for name in self._extras
+        }
 
     def _top(self, answers: Sequence[tuple[int, float]]) -> tuple[TopAnswer, ...]:
         kept = answers[: self._scoring.top_answers]
@@ -135,6 +188,23 @@ class Scorer:
 
     def _named(self, mask: int) -> tuple[str, ...]:
         return tuple(code for j, code in enumerate(self._codes) if mask >> (j + 1) & 1)
+
+    def _likely(self, probs: FloatArray) -> tuple[str, ...]:
+        """Return the categories whose question is answered with yes more likely than not."""
+        return tuple(code for code, prob in zip(self._codes, probs[1:], strict=True) if prob > 0.5)
+
+
+def _side_by_side(each: Sequence[Bounds]) -> Bounds:
+    """Put questions about one category each together.
+
+    The model is never asked whether any category applies; the largest probability stands for it.
+    """
+    lower, value, upper = (np.array([getattr(one, name)[1] for one in each]) for name in ("lower", "value", "upper"))
+    return Bounds(
+        lower=np.concatenate([[lower.max()], lower]),
+        value=np.concatenate([[value.max()], value]),
+        upper=np.concatenate([[upper.max()], upper]),
+    )
 
 
 def open_scorer(guard: Guard, model: ModelConfig, scoring: ScoringConfig) -> Scorer:
@@ -151,7 +221,7 @@ def open_scorer(guard: Guard, model: ModelConfig, scoring: ScoringConfig) -> Sco
     """
     tokenizer = load_tokenizer(model.source, model.revision, trust_remote_code=model.trust_remote_code)
     automaton = build_automaton(guard, tokenizer)
-    answers = AnswerTokens(automaton.alphabet, end_token_ids(guard, tokenizer), automaton.max_tokens)
+    answers = AnswerTokens(automaton.alphabet, automaton.stops, automaton.max_tokens)
     engine = _open_engine(model, answers)
     room = engine.max_length - automaton.max_tokens
     if room <= 0:
@@ -160,7 +230,7 @@ def open_scorer(guard: Guard, model: ModelConfig, scoring: ScoringConfig) -> Sco
             f"room for {engine.max_length}; raise model.engine_args.max_model_len"
         )
     prompter = Prompter(guard, tokenizer, room, scoring.long_documents, scoring.chunk_overlap_tokens)
-    return Scorer(guard.codes, automaton, prompter, engine, scoring)
+    return Scorer(guard.codes, automaton, prompter, engine, scoring, math.log(len(tokenizer)))
 
 
 def _open_engine(model: ModelConfig, answers: AnswerTokens) -> Engine:

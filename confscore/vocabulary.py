@@ -98,7 +98,7 @@ def token_bytes(tokenizer: PreTrainedTokenizerFast) -> dict[int, bytes]:
 
 
 def end_token_ids(guard: Guard, tokenizer: PreTrainedTokenizerFast) -> tuple[int, ...]:
-    """Return the ids of the guard's end tokens that the tokenizer has.
+    """Return the ids of the guard's end tokens that the tokenizer has; none for a guard without end tokens.
 
     Raises
     ------
@@ -107,7 +107,7 @@ def end_token_ids(guard: Guard, tokenizer: PreTrainedTokenizerFast) -> tuple[int
     """
     vocabulary = tokenizer.get_vocab()
     ids = tuple(vocabulary[token] for token in guard.end_tokens if token in vocabulary)
-    if not ids:
+    if guard.end_tokens and not ids:
         raise GuardError(
             f"guard {guard.name}: the tokenizer has none of its end tokens ({', '.join(guard.end_tokens)}); "
             "is this the right guard for the model?"
@@ -118,7 +118,9 @@ def end_token_ids(guard: Guard, tokenizer: PreTrainedTokenizerFast) -> tuple[int
 def build_automaton(guard: Guard, tokenizer: PreTrainedTokenizerFast) -> AnswerAutomaton:
     """Return the answer automaton of a guard over a tokenizer, or say why the two do not fit."""
     try:
-        return AnswerAutomaton(guard.grammar(), guard.codes, token_bytes(tokenizer), end_token_ids(guard, tokenizer))
+        return AnswerAutomaton(
+            guard.grammar(), guard.answer_codes, token_bytes(tokenizer), end_token_ids(guard, tokenizer)
+        )
     except GuardError as error:
         message = str(error)
         raise GuardError(message if message.startswith("guard ") else f"guard {guard.name}: {message}") from None

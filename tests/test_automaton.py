@@ -11,10 +11,12 @@ import pytest
 from hypothesis import HealthCheck, assume, event, given, settings
 from hypothesis import strategies as st
 
-from confscore.automaton import AnswerAutomaton, ByteState, State
+from confscore.automaton import AnswerAutomaton, State
 from confscore.errors import GuardError
+from confscore.guards.answers import QuestionAnswer, VerdictAnswer
 from confscore.guards.grammar import ANY, Grammar, Labels, Mark, category_mask, choice, listing, sequence
-from confscore.guards.spec import Category, Guard, VerdictAnswer
+from confscore.guards.spec import Category, Guard
+from confscore.token_walk import ByteState
 
 END = 900
 OTHER_END = 901
@@ -53,11 +55,11 @@ def language(automaton: AnswerAutomaton) -> dict[oracle.Tokens, oracle.Categorie
         tokens, named, key = stack.pop()
         state = automaton.state(key)
         ends = state.allowed[len(state.columns) :]
-        assert (state.final is None) == (len(ends) == 0)
+        assert len(state.finals) == len(ends)
         for end in automaton.alphabet[ends]:
             path = (*tokens, int(end))
             assert path not in found
-            found[path] = categories_of(named | (state.final or 0), automaton.n_columns)
+            found[path] = categories_of(named | (state.finals[0] if state.finals else 0), automaton.n_columns)
         for edge, token in enumerate(automaton.alphabet[state.columns]):
             stack.append(((*tokens, int(token)), named | state.named[edge], state.targets[edge]))
     return found
@@ -338,10 +340,37 @@ def test_poor_vocabularies_are_refused_or_have_the_language_of_brute_force(data:
 # -- refusals ------------------------------------------------------------------------------------------------
 
 
-def test_a_guard_without_end_token_is_refused() -> None:
-    guard = make_guard(["S1"])
-    with pytest.raises(GuardError, match="no end token"):
+def test_answers_that_may_go_on_need_an_end_token() -> None:
+    guard = make_guard(["S1", "S10"])
+    with pytest.raises(GuardError, match="one answer can be the beginning of another"):
         build(guard, make_vocabulary(guard), ())
+
+
+def test_without_end_tokens_an_answer_is_over_when_it_is_complete() -> None:
+    answer = QuestionAnswer(form="question", lead=("", " "), yes=("Yes", "yes"), no="No")
+    words = {
+        0: b"Yes",
+        1: b" Yes",
+        2: b"Y",
+        3: b"es",
+        4: b"yes",
+        5: b"No",
+        6: b" ",
+        7: b"!",
+        8: b"N",
+        9: b"o",
+        10: b"Yes!",
+    }
+    automaton = AnswerAutomaton(answer.grammar(()), ("yes",), words, ())
+    assert set(automaton.alphabet) == set(words) - {7, 10}
+    assert set(automaton.stops) == {0, 1, 3, 4, 5, 9}
+    root = automaton.state(automaton.root)
+    k = len(root.columns)
+    edges = {words[int(automaton.alphabet[column])] for column in root.columns}
+    ends = {words[int(automaton.alphabet[c])]: mask for c, mask in zip(root.allowed[k:], root.finals, strict=True)}
+    assert edges == {b"Y", b"N", b" "}
+    assert ends == {b"Yes": category_mask(0), b" Yes": category_mask(0), b"yes": category_mask(0), b"No": 0}
+    assert automaton.max_tokens == len(" Yes")
 
 
 def test_a_category_that_the_vocabulary_cannot_spell_is_refused_by_its_code() -> None:

@@ -24,7 +24,8 @@ from confscore.engines.base import AnswerTokens
 from confscore.engines.table import TableEngine
 from confscore.engines.transformers import TransformersEngine
 from confscore.errors import EngineError
-from confscore.guards.spec import Category, Guard, VerdictAnswer
+from confscore.guards.answers import VerdictAnswer
+from confscore.guards.spec import Category, Guard
 from confscore.rows import FloatArray
 from confscore.vocabulary import build_automaton, end_token_ids
 

@@ -85,9 +85,9 @@ def test_a_large_guard_is_read(tmp_path: Path) -> None:
         ("categories.1.code", "s1", "differ only in case"),
         ("categories.1.code", "any", "p_any and p_max are columns already"),
         ("categories.1.code", "Max", "p_any and p_max are columns already"),
-        ("end_tokens", [], "end_tokens: "),
+        ("end_tokens", None, "end_tokens: "),
         ("end_tokens", [""], "end_tokens.0: "),
-        ("prompt.text", "judge this", "prompt: the prompt text must contain {conversation} or {text}"),
+        ("prompt.text", "judge this", "prompt: the prompt must contain {conversation}, {text} or {request}"),
         ("prompt.text", "{text} {conversation}", "one of them and once"),
         ("prompt.text", "{text} {text}", "one of them and once"),
         ("prompt.txt", "{text}", "prompt.txt: is not a known key"),
@@ -182,7 +182,7 @@ def test_the_digest_of_a_published_guard_stays_the_same() -> None:
     assert resolve("llama-guard-3").digest().startswith(LLAMA_GUARD_3_DIGEST)
 
 
-LLAMA_GUARD_3_DIGEST = "c8330ffa1a8a50bf"
+LLAMA_GUARD_3_DIGEST = "a191c8cce996d884"
 
 
 @pytest.mark.parametrize(

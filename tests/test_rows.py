@@ -16,8 +16,7 @@ COUNTS = ["residual", "off_grammar", "requests", "prompt_tokens"]
 EVERYTHING = Columns(
     CODES,
     bounds=True,
-    conditional=True,
-    joint=True,
+    estimators=("conditional", "joint"),
     top_answers=True,
     carried=(pa.field("lang", pa.string()), pa.field("date", pa.date32())),
 )
@@ -36,8 +35,7 @@ def scored(doc_id: str = "a", **changes: object) -> Score:
         "prompt_tokens": 120,
         "lower": np.array([0.4, 0.0, 0.2]),
         "upper": np.array([0.6, 0.1, 0.3]),
-        "conditional": np.array([0.9, 0.0, 0.8]),
-        "joint": np.array([0.5, 0.0, 0.4]),
+        "estimates": {"conditional": np.array([0.9, 0.0, 0.8]), "joint": np.array([0.5, 0.0, 0.4])},
         "top_answers": (TopAnswer(("S1", "S10"), 0.4), TopAnswer((), 0.25)),
     }
     return Score(doc_id, **given | changes)

@@ -18,7 +18,8 @@ from confscore.config import ModelConfig, ScoringConfig
 from confscore.engines.base import AnswerTokens, Rollout
 from confscore.engines.table import TableEngine
 from confscore.errors import EngineError, GuardError, RowError
-from confscore.guards.spec import Category, Guard, PromptSpec, VerdictAnswer
+from confscore.guards.answers import VerdictAnswer
+from confscore.guards.spec import Category, Guard, PromptSpec
 from confscore.prompt import Prompter, Prompts
 from confscore.rows import Document, FloatArray, Message, Score
 from confscore.scorer import Scorer, open_scorer
@@ -36,7 +37,10 @@ def toy_document(*windows: int, doc_id: str = "d") -> Document:
 class ToyPrompter:
     """Reads the numbers of a document as its prompts; words are refused."""
 
-    def prompts(self, document: Document) -> Prompts:
+    questions = (None,)
+
+    def prompts(self, document: Document, question: int | None = None) -> Prompts:
+        assert question is None
         words = document.messages[0].content.split()
         if not all(word.isdigit() for word in words):
             raise RowError(f"cannot be prompted: {words[0]}")
@@ -109,7 +113,8 @@ def test_the_answer_is_the_most_probable_one() -> None:
 
 def test_extras_are_left_out_unless_asked_for() -> None:
     (result,) = score(toy_document(0))
-    assert result.lower is result.upper is result.top_answers is result.conditional is result.joint is None
+    assert result.lower is result.upper is result.top_answers is None
+    assert result.estimates == {}
 
 
 def test_results_come_in_the_order_of_the_documents() -> None:

@@ -12,7 +12,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import PreTrainedTokenizerFast
 
 from confscore.errors import GuardError
-from confscore.guards.spec import Category, Guard, VerdictAnswer
+from confscore.guards.answers import VerdictAnswer
+from confscore.guards.spec import Category, Guard
 from confscore.vocabulary import (
     build_automaton,
     end_token_ids,
@@ -103,7 +104,7 @@ def test_the_end_tokens_that_the_tokenizer_has(byte_level: PreTrainedTokenizerFa
     assert byte_level.convert_ids_to_tokens(list(ids)) == ["<|eot_id|>", "<|end_of_text|>"]
     automaton = build_automaton(GUARD, byte_level)
     assert automaton.alphabet[-2:].tolist() == list(ids)
-    assert automaton.state(automaton.root).final is None
+    assert automaton.state(automaton.root).finals == ()
 
 
 def test_a_tokenizer_without_the_end_tokens_is_refused(byte_level: PreTrainedTokenizerFast) -> None:

@@ -13,7 +13,8 @@ from confscore.answer_tree import AnswerTree, Prefix
 from confscore.automaton import AnswerAutomaton
 from confscore.engines.base import AnswerTokens, Engine
 from confscore.engines.table import TableEngine
-from confscore.guards.spec import Category, Guard, VerdictAnswer
+from confscore.guards.answers import VerdictAnswer
+from confscore.guards.spec import Category, Guard
 from confscore.rows import FloatArray
 
 

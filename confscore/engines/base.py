@@ -21,10 +21,14 @@ class Rollout:
     log_probs : float array, shape (T, A)
         ``log_probs[t, a] = log p(alphabet[a] | prompt, prefix, tokens[:t])``: raw, that is normalized over
         the whole vocabulary and not over the alphabet.
+    log_normalizers : float array, shape (T,), or None
+        What to add to the log-probabilities of step ``t`` to have the model's logits; ``None`` where the engine does
+        not tell.
     """
 
     tokens: list[int]
     log_probs: FloatArray
+    log_normalizers: FloatArray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +40,7 @@ class AnswerTokens:
     alphabet : int array, shape (A,)
         Ids whose log-probabilities are wanted at each step; no other token is ever chosen.
     ends : tuple of int
-        Ids, all in the alphabet, at which decoding stops.
+        Ids, all in the alphabet, after which decoding stops.
     max_tokens : int
         No answer is longer, its end token included.
     """
@@ -71,6 +75,10 @@ class Engine(Protocol):
         EngineError
             The engine cannot answer any more.
         """
+        ...
+
+    async def speak(self, prompt: Sequence[int], max_tokens: int) -> list[int]:
+        """Decode greedily among all tokens, to an end token or ``max_tokens``: what the model says by itself."""
         ...
 
     async def close(self) -> None:

@@ -54,6 +54,10 @@ class TableEngine:
             so_far = (*so_far, token)
         return Rollout(tokens, np.array(rows))
 
+    async def speak(self, prompt: Sequence[int], max_tokens: int) -> list[int]:
+        """Return the first tokens of the greedy answer: a table knows no other tokens."""
+        return (await self.rollout(prompt, ())).tokens[:max_tokens]
+
     async def warm_up(self) -> None:
         """Do nothing: a table is warm."""
 

@@ -81,6 +81,11 @@ class TransformersEngine:
         async with self._turn:
             return await asyncio.to_thread(self._rollout, [*prompt, *prefix], len(prefix))
 
+    async def speak(self, prompt: Sequence[int], max_tokens: int) -> list[int]:
+        """Decode greedily among all tokens."""
+        async with self._turn:
+            return await asyncio.to_thread(self._speak, list(prompt), max_tokens)
+
     async def warm_up(self) -> None:
         """Do nothing: nothing is compiled."""
 
@@ -95,15 +100,35 @@ class TransformersEngine:
         room = max(1, min(self._answers.max_tokens - forced, self.max_length - len(ids)))
         tokens: list[int] = []
         rows: list[FloatArray] = []
+        normalizers: list[float] = []
         cache = None
         step = torch.tensor([ids], device=self._model.device)
         for _ in range(room):
             out = self._model(input_ids=step, past_key_values=cache, use_cache=True)
             cache = out.past_key_values
-            log_probs = torch.log_softmax(out.logits[0, -1].double(), dim=-1)[self._columns]
+            logits = out.logits[0, -1].double()
+            normalizers.append(float(torch.logsumexp(logits, dim=-1)))
+            log_probs = torch.log_softmax(logits, dim=-1)[self._columns]
             rows.append(log_probs.cpu().numpy())
             tokens.append(int(self._answers.alphabet[int(log_probs.argmax())]))
             if tokens[-1] in self._answers.ends:
                 break
             step = torch.tensor([[tokens[-1]]], device=self._model.device)
-        return Rollout(tokens, np.array(rows))
+        return Rollout(tokens, np.array(rows), np.array(normalizers))
+
+    def _speak(self, ids: list[int], max_tokens: int) -> list[int]:
+        with torch.inference_mode():
+            given = torch.tensor([ids], device=self._model.device)
+            own = self._model.generation_config.eos_token_id
+            ends = {*self._answers.ends, *(own if isinstance(own, list) else [] if own is None else [own])}
+            said = self._model.generate(
+                given,
+                attention_mask=torch.ones_like(given),
+                max_new_tokens=max_tokens,
+                do_sample=False,
+                temperature=None,
+                top_p=None,
+                eos_token_id=sorted(ends) or None,
+                pad_token_id=0,
+            )
+        return [int(token) for token in said[0, len(ids) :]]

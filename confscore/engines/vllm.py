@@ -25,6 +25,7 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 
 from vllm import AsyncEngineArgs, SamplingParams
 from vllm.inputs import TokensPrompt
+from vllm.outputs import CompletionOutput
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -104,6 +105,18 @@ class VllmEngine:
             return Rollout(tokens, rows)
         return _joined(await asyncio.gather(*asked))
 
+    async def speak(self, prompt: Sequence[int], max_tokens: int) -> list[int]:
+        """Decode greedily among all tokens."""
+        params = SamplingParams(
+            temperature=0.0,
+            max_tokens=max_tokens,
+            stop_token_ids=list(self._answers.ends),
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        completion = await self._generate(list(prompt), params)
+        return [int(token) for token in completion.token_ids]
+
     async def warm_up(self) -> None:
         """Run one rollout, so that kernels are compiled before documents wait for them."""
         await self.rollout([int(self._answers.alphabet[0])] * 2, ())
@@ -134,6 +147,13 @@ class VllmEngine:
         return self._sampling[key]
 
     async def _request(self, ids: list[int], params: SamplingParams) -> tuple[list[int], FloatArray]:
+        completion = await self._generate(ids, params)
+        tokens = [int(token) for token in completion.token_ids]
+        # Each step has the chosen token's log-probability first, then those of the ids asked for.
+        rows = np.array(completion.logprobs.logprobs, dtype=np.float64).reshape(len(tokens), -1)
+        return tokens, rows[:, 1:]
+
+    async def _generate(self, ids: list[int], params: SamplingParams) -> CompletionOutput:
         if self._llm is None:
             raise EngineError("the vLLM engine is closed")
         number = f"confscore-{next(self._numbers)}"
@@ -145,11 +165,7 @@ class VllmEngine:
             raise EngineError(f"vLLM stopped answering: {error}") from error
         if final is None or not final.finished:
             raise EngineError("vLLM ended a request without a result")
-        completion = final.outputs[0]
-        tokens = [int(token) for token in completion.token_ids]
-        # Each step has the chosen token's log-probability first, then those of the ids asked for.
-        rows = np.array(completion.logprobs.logprobs, dtype=np.float64).reshape(len(tokens), -1)
-        return tokens, rows[:, 1:]
+        return final.outputs[0]
 
 
 def _defaults() -> dict[str, object]:

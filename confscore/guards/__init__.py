@@ -8,6 +8,7 @@ import yaml
 from pydantic import ValidationError
 
 from confscore.errors import GuardError
+from confscore.guards.answers import VerdictAnswer
 from confscore.guards.llama_guard import LLAMA_GUARD_3
 from confscore.guards.spec import Guard
 
@@ -42,8 +43,38 @@ def resolve(name: str, order: str | None = None) -> Guard:
         raise GuardError(f"no guard is called {name!r}; known: {known}, or the path of a guard's .yaml file")
     if order is None:
         return guard
+    if not isinstance(guard.answer, VerdictAnswer):
+        raise GuardError(
+            f"guard.order: answers of guard {name} list no categories, so they have no order; leave it out"
+        )
     answer = guard.answer.model_copy(update={"order": order})
     return guard.model_copy(update={"answer": answer})
+
+
+_TRIED = {"verdict", "fields", "question", "str", "tuple"}
+
+
+def _extended(path: Path, tree: dict[str, object]) -> dict[str, object]:
+    """Put a guard's own keys over those of the registered guard that it extends."""
+    if "extends" not in tree:
+        return tree
+    base = REGISTRY.get(str(tree["extends"]))
+    if base is None:
+        known = ", ".join(sorted(REGISTRY))
+        raise GuardError(f"{path}: extends: no guard is called {tree['extends']!r}; known: {known}")
+    own_words = {"name", "models", "source", "notes"}
+    merged: dict[str, object] = base.model_dump(mode="json", exclude_defaults=True, exclude=own_words)
+    for key, value in tree.items():
+        old = merged.get(key)
+        if (
+            isinstance(old, dict)
+            and isinstance(value, dict)
+            and value.get("form", base.answer.form) == base.answer.form
+        ):
+            merged[key] = old | value
+        elif key != "extends":
+            merged[key] = value
+    return merged
 
 
 def _read(path: Path) -> Guard:
@@ -55,11 +86,14 @@ def _read(path: Path) -> Guard:
         raise GuardError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
         raise GuardError(f"{path}: a guard is a mapping with the keys name, categories, answer and end_tokens")
+    tree = _extended(path, tree)
     try:
         return Guard.model_validate(tree)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "the guard"
+        # Parts that only say which of several forms pydantic tried are no keys.
+        parts = [part for part in map(str, first["loc"]) if part.isidentifier() or part.isdigit()]
+        key = ".".join(part for part in parts if part not in _TRIED) or "the guard"
         unknown = first["type"] == "extra_forbidden"
         reason = "is not a known key" if unknown else first["msg"].removeprefix("Value error, ")
         raise GuardError(f"{path}: {key}: {reason}") from None

@@ -20,6 +20,8 @@ def alike(listing: Listing) -> tuple[int, int] | None:
     words = [text + listing.labels.separator for text in listing.labels.texts]
 
     def may_follow(chosen: int, index: int) -> bool:
+        if listing.labels.repeats:
+            return True  # more than the limit allows: a pair that only longer lists could write alike is refused too
         if chosen >> index & 1 or chosen.bit_count() == listing.most:
             return False
         return not listing.labels.canonical or chosen >> index == 0

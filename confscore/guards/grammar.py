@@ -62,12 +62,15 @@ class Labels:
     separator : bytes
         What stands between two labels.
     canonical : bool
-        True: labels appear in the order of ``texts``. False: in any order. Never twice in either case.
+        True: labels appear in the order of ``texts``. False: in any order.
+    repeats : bool
+        A label may be listed again; it still names its category once. Only in any order.
     """
 
     texts: tuple[bytes, ...]
     separator: bytes
     canonical: bool
+    repeats: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +84,7 @@ class Listing:
     allowed : int
         Bit ``j`` is set where label ``j`` may still come.
     most : int
-        The most labels that may still come, at least 1.
+        The most labels that may still come, repeated ones counted, at least 1.
     unmarked : bool
         True: labels may repeat, in any order and number, and name no category. See :func:`unmarked`.
     """
@@ -108,13 +111,15 @@ def sequence(*parts: Grammar | bytes) -> Grammar:
 
 def choice(*options: Grammar | bytes) -> Grammar:
     """Return any one of the options; bytes stand for themselves."""
-    return Either(tuple(Text(option) if isinstance(option, bytes) else option for option in options))
+    nodes = tuple(Text(option) if isinstance(option, bytes) else option for option in options)
+    return nodes[0] if len(nodes) == 1 else Either(nodes)
 
 
 def listing(labels: Labels, most: int | None = None) -> Listing:
-    """Return a non-empty list of at most ``most`` of the labels (all of them where ``most`` is ``None``)."""
+    """Return a non-empty list of at most ``most`` labels (as many as there are, where ``most`` is ``None``)."""
     count = len(labels.texts)
-    return Listing(labels, (1 << count) - 1, count if most is None else min(most, count))
+    limit = count if most is None else most
+    return Listing(labels, (1 << count) - 1, limit if labels.repeats else min(limit, count))
 
 
 def derive(grammar: Grammar, byte: int) -> Iterator[tuple[int, Grammar]]:
@@ -219,7 +224,8 @@ def longest(grammar: Grammar) -> int:
             return max(longest(option) for option in options)
         case Listing(labels, allowed, most):
             sizes = sorted((len(labels.texts[index]) for index in _bits(allowed)), reverse=True)
-            return sum(sizes[:most]) + (most - 1) * len(labels.separator)
+            listed = most * sizes[0] if labels.repeats else sum(sizes[:most])
+            return listed + (most - 1) * len(labels.separator)
 
 
 def brief(grammar: Grammar) -> Grammar:
@@ -259,13 +265,13 @@ def _tail(grammar: Listing, index: int) -> Grammar:
     labels = grammar.labels
     if grammar.unmarked:
         return Either((EMPTY, _then(Text(labels.separator), grammar)))
-    rest = grammar.allowed & ~(1 << index)
+    rest = grammar.allowed if labels.repeats else grammar.allowed & ~(1 << index)
     if labels.canonical:
         rest &= -1 << (index + 1)
     if not rest or grammar.most == 1:
         return EMPTY
     # A limit that cannot bind is lowered to what is left, so that equal languages are equal nodes.
-    most = min(grammar.most - 1, rest.bit_count())
+    most = grammar.most - 1 if labels.repeats else min(grammar.most - 1, rest.bit_count())
     return Either((EMPTY, _then(Text(labels.separator), Listing(labels, rest, most))))
 
 

@@ -5,7 +5,8 @@ assistant header, so the model itself writes the blank line first. The tokenizer
 where there is one; the text below only stands in where a tokenizer comes without.
 """
 
-from confscore.guards.spec import Category, Guard, PromptSpec, VerdictAnswer
+from confscore.guards.answers import VerdictAnswer
+from confscore.guards.spec import Category, Guard, PromptSpec
 
 _HAZARDS = (
     "Violent Crimes",
@@ -49,7 +50,7 @@ Answer for the last {{ judged }} message only:
 LLAMA_GUARD_3 = Guard(
     name="llama-guard-3",
     categories=tuple(Category(code=f"S{i}", name=name) for i, name in enumerate(_HAZARDS, start=1)),
-    prompt=PromptSpec(chat_template=_CHAT_TEMPLATE),
+    prompt=PromptSpec(chat_template=_CHAT_TEMPLATE, category_argument="{name}"),
     answer=VerdictAnswer(lead="\n\n"),
     end_tokens=("<|eot_id|>", "<|end_of_text|>", "<|eom_id|>"),
     models=("meta-llama/Llama-Guard-3-8B", "meta-llama/Llama-Guard-3-8B-INT8"),

@@ -11,104 +11,94 @@ import json
 import re
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from confscore.guards.ambiguity import alike, meanings
-from confscore.guards.grammar import Grammar, Labels, Listing, choice, listing, sequence
+from confscore.guards.answers import Answer, Category, FieldsAnswer, Part, QuestionAnswer, Text, VerdictAnswer
+from confscore.guards.grammar import Grammar
 
-Text = Annotated[str, Field(min_length=1)]
-PLACEHOLDER = re.compile(r"\{(categories|conversation|text)\}")
+__all__ = ["PLACEHOLDER", "Category", "Guard", "PromptSpec"]
 
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Category(_Part):
-    """One label of a taxonomy.
-
-    ``code`` becomes part of column names (``p_S1``), so it has letters, digits, ``_`` and ``-`` only.
-    """
-
-    code: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
-    name: Text
-    description: str = ""
+PLACEHOLDER = re.compile(r"\{(categories|conversation|text|request|response|role|code|name|description)\}")
+_DOCUMENT = ("conversation", "text", "request")
+_QUESTION = ("code", "name", "description")
 
 
-class PromptSpec(_Part):
+class PromptSpec(Part):
     """How a document becomes a prompt.
+
+    In texts, ``{categories}`` stands for the taxonomy; ``{conversation}`` for all turns, ``{text}`` for the judged
+    message alone, or ``{request}`` and ``{response}`` for one user message and the answer to it; ``{role}`` for what
+    the judged role is called; and where every category is a question of its own, ``{code}``, ``{name}`` and
+    ``{description}`` for the one that is asked about.
 
     Attributes
     ----------
     text : str, optional
-        A prompt with the placeholders ``{categories}`` and ``{conversation}`` or ``{text}``, control tokens
-        written out. Without it the model's own chat template is used.
+        The whole prompt, control tokens written out.
+    message : str, optional
+        A user message, put into the model's chat template. With neither ``text`` nor ``message`` the conversation
+        itself goes into the chat template.
+    system : str, optional
+        A system message before ``message``.
+    closing : str, optional
+        A last user message after the conversation, for guards that are instructed in this way.
     chat_template : str, optional
         A Jinja chat template for tokenizers that have none.
+    template_args : mapping
+        Further arguments of the chat template. The texts in them are filled in as ``text`` is.
+    category_argument : str, optional
+        The chat template takes the taxonomy as an argument ``categories``, which maps codes to this text; ``{code}``,
+        ``{name}`` and ``{description}`` are filled in.
+    list_content : bool
+        The chat template wants a message's content as a list of typed parts.
     category_line : str
         How ``{categories}`` writes one category: ``{code}``, ``{name}`` and ``{description}`` are filled in.
+    between_turns : str
+        What stands between two turns of ``{conversation}``.
     user, assistant : str
-        How ``{conversation}`` calls the two roles.
+        How ``{conversation}`` and ``{role}`` call the two roles.
     """
 
     text: str | None = None
+    message: str | None = None
+    system: str | None = None
+    closing: str | None = None
     chat_template: str | None = None
+    template_args: dict[str, JsonValue] = Field(default_factory=dict)
+    category_argument: str | None = None
+    list_content: bool = False
     category_line: str = "{code}: {name}. {description}"
+    between_turns: str = "\n\n"
     user: str = "User"
     assistant: str = "Agent"
 
     @model_validator(mode="after")
-    def _has_room_for_the_document(self) -> Self:
-        if self.text is None:
+    def _one_way_to_prompt(self) -> Self:
+        if self.text is not None and self.message is not None:
+            raise ValueError("give either text (a whole prompt) or message (for the chat template), not both")
+        if self.system is not None and self.message is None:
+            raise ValueError("system stands before message, and there is no message")
+        if self.closing is not None and (self.text or self.message):
+            raise ValueError("closing stands after a conversation in the chat template, so without text and message")
+        written = self.text if self.text is not None else self.message
+        if written is None:
             return self
-        found = PLACEHOLDER.findall(self.text)
-        if ("conversation" in found) + ("text" in found) != 1 or found.count("text") > 1:
-            raise ValueError("the prompt text must contain {conversation} or {text}, one of them and once")
+        found = PLACEHOLDER.findall(written)
+        documents = [name for name in found if name in _DOCUMENT]
+        if len(documents) != 1:
+            raise ValueError("the prompt must contain {conversation}, {text} or {request}, one of them and once")
+        if found.count("response") > (documents == ["request"]):
+            raise ValueError("{response} stands once, beside {request}")
         return self
 
-
-class VerdictAnswer(_Part):
-    """Answers of the form ``safe``, or ``unsafe`` and a list of labels.
-
-    Attributes
-    ----------
-    lead : str
-        What every answer starts with.
-    safe, unsafe : str
-        The two verdicts.
-    before : str
-        What stands between the unsafe verdict and the first label.
-    separator : str
-        What stands between two labels.
-    label : {'code', 'name'}
-        What an answer writes for a category.
-    order : {'canonical', 'any'}
-        Whether labels come in the order of the taxonomy.
-    most : int, optional
-        The most categories an answer names; all of them where it is not given.
-    """
-
-    lead: str = ""
-    safe: Text = "safe"
-    unsafe: Text = "unsafe"
-    before: str = "\n"
-    separator: Text = ","
-    label: Literal["code", "name"] = "code"
-    order: Literal["canonical", "any"] = "canonical"
-    most: Annotated[int, Field(ge=1)] | None = None
-
-    def listing(self, categories: tuple[Category, ...]) -> Listing:
-        """Return the grammar of the list of labels."""
-        texts = tuple((c.code if self.label == "code" else c.name).encode() for c in categories)
-        return listing(Labels(texts, self.separator.encode(), self.order == "canonical"), self.most)
-
-    def grammar(self, categories: tuple[Category, ...]) -> Grammar:
-        """Return the grammar of these answers over a taxonomy."""
-        unsafe = sequence(f"{self.unsafe}{self.before}".encode(), self.listing(categories))
-        return sequence(self.lead.encode(), choice(self.safe.encode(), unsafe))
+    def written(self) -> list[str]:
+        """Return every text in which placeholders are filled in."""
+        texts = [self.text, self.message, self.system, self.closing, json.dumps(self.template_args)]
+        return [text for text in texts if text is not None]
 
 
-class Guard(_Part):
+class Guard(Part):
     """One model family's contract.
 
     Attributes
@@ -119,33 +109,37 @@ class Guard(_Part):
         The taxonomy, in canonical order.
     prompt : PromptSpec
         How a document becomes a prompt.
-    answer : VerdictAnswer
+    answer : VerdictAnswer, FieldsAnswer or QuestionAnswer
         What the model may say.
     judges : {'last', 'user', 'assistant'}
         Whose last message is judged; what comes after it is not shown to the model.
     end_tokens : tuple of str
-        Tokens that end an answer. Those the tokenizer has are used; it must have at least one of them.
+        Tokens that end an answer. Those the tokenizer has are used; it must have at least one of them. With none,
+        an answer is over as soon as it is complete.
     models : tuple of str
         Models this guard was made for.
     source : str
         Where the contract was published.
+    notes : str
+        What a user of this guard should know, such as what is not certain of its answers.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
     categories: Annotated[tuple[Category, ...], Field(min_length=1)]
     prompt: PromptSpec = PromptSpec()
-    answer: VerdictAnswer = VerdictAnswer()
+    answer: Answer = VerdictAnswer()
     judges: Literal["last", "user", "assistant"] = "last"
-    end_tokens: Annotated[tuple[Text, ...], Field(min_length=1)]
+    end_tokens: tuple[Text, ...]
     models: tuple[str, ...] = ()
     source: str = ""
+    notes: str = ""
 
     @model_validator(mode="after")
     def _categories_differ(self) -> Self:
         for what in ("code", "name"):
             values = [getattr(category, what) for category in self.categories]
             twice = sorted({value for value in values if values.count(value) > 1})
-            if twice and (what == "code" or self.answer.label == "name"):
+            if twice and (what == "code" or self._writes_names()):
                 raise ValueError(f"two categories have the {what} {twice[0]!r}")
         lowered = [code.lower() for code in self.codes]
         if len(set(lowered)) < len(lowered):
@@ -156,6 +150,8 @@ class Guard(_Part):
 
     @model_validator(mode="after")
     def _answers_differ(self) -> Self:
+        if not isinstance(self.answer, VerdictAnswer):
+            return self
         same = alike(self.answer.listing(self.categories))
         if same is not None:
             first, second = ([c.code for j, c in enumerate(self.categories) if mask >> j & 1] for mask in same)
@@ -163,8 +159,22 @@ class Guard(_Part):
                 f"answers are ambiguous: {' with '.join(first)} and {' with '.join(second)} are written alike; "
                 "change a label or the separator"
             )
-        if len(meanings(self.grammar(), f"{self.answer.lead}{self.answer.safe}".encode())) > 1:
-            raise ValueError(f"answers are ambiguous: {self.answer.safe!r} is also the text of an unsafe answer")
+        for text in self.answer.unmarked_texts():
+            if len(meanings(self.grammar(), text.encode())) > 1:
+                raise ValueError(f"answers are ambiguous: {text!r} is also the text of an unsafe answer")
+        return self
+
+    @model_validator(mode="after")
+    def _questions_ask(self) -> Self:
+        found = {name for text in self.prompt.written() for name in PLACEHOLDER.findall(text)}
+        about_one = sorted(found & set(_QUESTION))
+        if self.asks_each and not about_one:
+            raise ValueError(
+                "answer.form question asks about one category at a time, so the prompt must contain {code}, {name} or "
+                "{description}"
+            )
+        if about_one and not self.asks_each:
+            raise ValueError(f"the prompt contains {{{about_one[0]}}}, which only answer.form question fills in")
         return self
 
     @property
@@ -172,11 +182,31 @@ class Guard(_Part):
         """Return the category codes in canonical order."""
         return tuple(category.code for category in self.categories)
 
+    @property
+    def asks_each(self) -> bool:
+        """Say whether every category is a question, and a request, of its own."""
+        return isinstance(self.answer, QuestionAnswer)
+
+    @property
+    def answer_codes(self) -> tuple[str, ...]:
+        """Return what one answer can name: the categories, or a yes to the one that was asked about."""
+        return ("yes",) if self.asks_each else self.codes
+
     def grammar(self) -> Grammar:
-        """Return the grammar of this guard's answers."""
+        """Return the grammar of this guard's answers; of one question's, where each category is one."""
         return self.answer.grammar(self.categories)
 
     def digest(self) -> str:
-        """Return a SHA-256 over everything that changes a score: not the name, models and source."""
-        content = self.model_dump(mode="json", exclude={"name", "models", "source"})
+        """Return a SHA-256 over everything that changes a score: not the name, models, source and notes.
+
+        Defaults are left out, so that a guard keeps its digest when guards learn something new.
+        """
+        about = {"name", "models", "source", "notes"}
+        content = self.model_dump(mode="json", exclude=about, exclude_defaults=True)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def _writes_names(self) -> bool:
+        answer = self.answer
+        if isinstance(answer, VerdictAnswer):
+            return answer.label == "name"
+        return isinstance(answer, FieldsAnswer) and "{code}" not in answer.key

@@ -1,0 +1,146 @@
+"""Confidences that rest on the greedy answer: conditional and joint. Pure maths on arrays.
+
+The third confidence, the marginal, does not depend on one answer and is bounded in :mod:`confscore.bounds`. All three
+are from "Token-Level Marginalization for Multi-Label LLM Classifiers" (arXiv 2511.22312).
+
+A label need not be one token, and need not be over with its last token: after the tokens ``S``, ``1`` an answer can
+still go on to ``S10``. So a category's tokens are those from where its label begins up to, and without, the step at
+which the answer names it for certain, and at that step all tokens count that do so: ``,`` and the end for ``S1``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from confscore.answer_tree import Normalization, Step, renormalized, walk_greedily
+from confscore.automaton import AnswerAutomaton
+from confscore.guards.reading import label_starts
+from confscore.rows import FloatArray, IntArray
+
+Prefix = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GreedyAnswer:
+    """The most probable token at each step of an answer, and where it names its categories.
+
+    Attributes
+    ----------
+    log_probs : float array, shape (T,)
+        ``log_probs[t] = log p(token t | prompt, tokens before t)``.
+    starts, named : int array, shape (N,)
+        The step whose token begins the label of category ``j``, and the step after which the answer names it for
+        certain; -1 where the answer does not name it.
+    log_named : float array, shape (N,)
+        The log-probability of all tokens together that name category ``j`` at step ``named[j]``; ``-inf`` where the
+        answer does not name it.
+    rivals : mapping of int to float array
+        ``rivals[j]`` are the logits of all tokens allowed at the place of category ``j``: the first step of its label
+        at which more than one token is. The chosen token has the largest.
+    """
+
+    log_probs: FloatArray
+    starts: IntArray
+    named: IntArray
+    log_named: FloatArray
+    rivals: Mapping[int, FloatArray]
+
+
+def conditional(answer: GreedyAnswer) -> FloatArray:
+    """Return the probability of each category's tokens, given the greedy answer before them.
+
+    ``conditional[j] = p(tokens of category j | prompt, greedy answer before them)``, and 0 where the greedy answer does
+    not name ``j``: the conditional confidence of arXiv 2511.22312, for labels of any number of tokens.
+
+    Returns
+    -------
+    float array, shape (N,)
+        Probabilities.
+    """
+    return _from(answer, answer.starts)
+
+
+def joint(answer: GreedyAnswer) -> FloatArray:
+    """Return the probability of the greedy answer up to and with each category.
+
+    ``joint[j] = p(all tokens of the greedy answer up to those of category j | prompt)``, and 0 where it does not name
+    ``j``: the joint confidence of arXiv 2511.22312, with the probability of every token and not only of labels.
+
+    Returns
+    -------
+    float array, shape (N,)
+        Probabilities.
+    """
+    return _from(answer, np.zeros_like(answer.starts))
+
+
+def read_greedy(
+    automaton: AnswerAutomaton, steps: Mapping[Prefix, Step], normalization: Normalization, log_vocabulary: float
+) -> GreedyAnswer | None:
+    """Find the greedy answer among explored positions: the most probable allowed token at each step.
+
+    Parameters
+    ----------
+    automaton : AnswerAutomaton
+        The guard's answers.
+    steps : mapping of Prefix to Step
+        What is explored.
+    normalization : {'raw', 'local', 'global'}
+        ``raw`` takes the model's own probabilities. ``local`` and ``global`` take those of constrained decoding,
+        renormalized over the allowed tokens at each step.
+    log_vocabulary : float
+        The logarithm of the vocabulary's size, for logits where an engine tells only log-probabilities: then the mean
+        of ``exp(logit)`` over the vocabulary is taken to be 1, so that ``logit = log p + log_vocabulary``.
+
+    Returns
+    -------
+    GreedyAnswer or None
+        ``None`` where the answer is not explored to its end.
+    """
+    walk = walk_greedily(automaton, steps)
+    if walk.missing is not None:
+        return None
+    n_steps, n_categories = len(walk.steps), automaton.n_columns - 1
+    log_probs = np.empty(n_steps)
+    named = np.full(n_categories, -1)
+    log_named = np.full(n_categories, -np.inf)
+    ends_at, text = [], b""
+    for t, (step, choice) in enumerate(zip(walk.steps, walk.choices, strict=True)):
+        logs = step.log_probs if normalization == "raw" else renormalized(step.log_probs)
+        masks = (*step.state.named, *step.state.finals)
+        log_probs[t] = logs[choice]
+        for j in range(n_categories):
+            bit = 1 << (j + 1)
+            if named[j] < 0 and masks[choice] & bit:
+                named[j] = t
+                log_named[j] = np.logaddexp.reduce([log for log, mask in zip(logs, masks, strict=True) if mask & bit])
+        column = int(step.state.allowed[choice])
+        text += automaton.words[column] if column < len(automaton.words) else b""
+        ends_at.append(len(text))
+    starts = np.full(n_categories, -1)
+    for j, position in label_starts(automaton.grammar, text).items():
+        # A mark at the very end belongs to the last token.
+        starts[j] = min(int(np.searchsorted(ends_at, position, side="right")), named[j])
+    rivals = {
+        int(j): _logits(walk.steps, range(starts[j], named[j] + 1), log_vocabulary) for j in np.flatnonzero(named >= 0)
+    }
+    return GreedyAnswer(log_probs, starts, named, log_named, rivals)
+
+
+def _from(answer: GreedyAnswer, first: IntArray) -> FloatArray:
+    """Return the probability of each category's tokens from step ``first[j]`` on."""
+    before = np.concatenate([[0.0], np.cumsum(answer.log_probs)])
+    emitted = answer.named >= 0
+    logs = np.full(len(emitted), -np.inf)
+    logs[emitted] = before[answer.named[emitted]] - before[first[emitted]] + answer.log_named[emitted]
+    result: FloatArray = np.minimum(np.exp(logs), 1.0)
+    return result
+
+
+def _logits(steps: list[Step], label: range, log_vocabulary: float) -> FloatArray:
+    place = next((t for t in label if len(steps[t].log_probs) > 1), label[-1])
+    step = steps[place]
+    return step.log_probs + (log_vocabulary if step.log_normalizer is None else step.log_normalizer)
