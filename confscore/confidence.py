@@ -15,8 +15,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from confscore.answer_tree import Normalization, Step, renormalized, walk_greedily
+from confscore.answer_tree import GreedyWalk, Normalization, Step, renormalized, walk_greedily
 from confscore.automaton import AnswerAutomaton
+from confscore.guards.grammar import ANY
 from confscore.guards.reading import label_starts
 from confscore.rows import FloatArray, IntArray
 
@@ -37,16 +38,22 @@ class GreedyAnswer:
     log_named : float array, shape (N,)
         The log-probability of all tokens together that name category ``j`` at step ``named[j]``; ``-inf`` where the
         answer does not name it.
+    places : int array, shape (N,)
+        The step at which category ``j`` is chosen: the first one of its label at which more than one token is
+        allowed; -1 where the answer does not name it.
     rivals : mapping of int to float array
-        ``rivals[j]`` are the logits of all tokens allowed at the place of category ``j``: the first step of its label
-        at which more than one token is. The chosen token has the largest.
+        ``rivals[j]`` are the logits of all tokens allowed at ``places[j]``. The chosen token has the largest.
+    verdict : int or None
+        The step after which the answer has to name some category; ``None`` where it does not.
     """
 
     log_probs: FloatArray
     starts: IntArray
     named: IntArray
     log_named: FloatArray
+    places: IntArray
     rivals: Mapping[int, FloatArray]
+    verdict: int | None = None
 
 
 def conditional(answer: GreedyAnswer) -> FloatArray:
@@ -124,10 +131,12 @@ def read_greedy(
     for j, position in label_starts(automaton.grammar, text).items():
         # A mark at the very end belongs to the last token.
         starts[j] = min(int(np.searchsorted(ends_at, position, side="right")), named[j])
-    rivals = {
-        int(j): _logits(walk.steps, range(starts[j], named[j] + 1), log_vocabulary) for j in np.flatnonzero(named >= 0)
-    }
-    return GreedyAnswer(log_probs, starts, named, log_named, rivals)
+    places = np.full(n_categories, -1)
+    for j in np.flatnonzero(named >= 0):
+        label = range(starts[j], named[j] + 1)
+        places[j] = next((t for t in label if len(walk.steps[t].log_probs) > 1), label[-1])
+    rivals = {int(j): _logits(walk.steps[places[j]], log_vocabulary) for j in np.flatnonzero(named >= 0)}
+    return GreedyAnswer(log_probs, starts, named, log_named, places, rivals, _verdict(walk))
 
 
 def _from(answer: GreedyAnswer, first: IntArray) -> FloatArray:
@@ -140,7 +149,14 @@ def _from(answer: GreedyAnswer, first: IntArray) -> FloatArray:
     return result
 
 
-def _logits(steps: list[Step], label: range, log_vocabulary: float) -> FloatArray:
-    place = next((t for t in label if len(steps[t].log_probs) > 1), label[-1])
-    step = steps[place]
+def _verdict(walk: GreedyWalk) -> int | None:
+    for t, (step, choice) in enumerate(zip(walk.steps, walk.choices, strict=True)):
+        edges = len(step.state.columns)
+        flagged = step.state.must[choice, 0] if choice < edges else step.state.finals[choice - edges] & ANY
+        if flagged:
+            return t
+    return None
+
+
+def _logits(step: Step, log_vocabulary: float) -> FloatArray:
     return step.log_probs + (log_vocabulary if step.log_normalizer is None else step.log_normalizer)

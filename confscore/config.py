@@ -85,9 +85,21 @@ class ModelConfig(Section):
     trust_remote_code: bool = False
 
 
+class PaperConfig(Section):
+    """The stops of the published procedure, with its published values; see :mod:`confscore.paper`."""
+
+    top_p: Fraction = 0.99
+    eps: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    end_prob: Fraction = 0.7
+    children_beside_end: Count = 3
+    max_new_tokens: Count = 20
+
+
 class ScoringConfig(Section):
     """What is computed for a document, and how far."""
 
+    procedure: Literal["exact", "paper"] = "exact"
+    paper: PaperConfig = PaperConfig()
     estimators: tuple[Estimator, ...] = ("marginal",)
     normalization: Normalization = "global"
     tolerance: Fraction = 0.01
@@ -98,6 +110,12 @@ class ScoringConfig(Section):
     bounds: bool = False
     top_answers: Annotated[int, Field(ge=0, le=1000)] = 0
     error_fraction_allowed: Annotated[float, Field(ge=0, le=1)] = 0
+
+    @model_validator(mode="after")
+    def _paper_is_raw(self) -> Self:
+        if self.procedure == "paper" and self.normalization != "raw":
+            raise ValueError("procedure paper works on the model's own probabilities; set scoring.normalization to raw")
+        return self
 
     @property
     def extra_estimators(self) -> tuple[Estimator, ...]:

@@ -47,6 +47,9 @@ class Provenance(_Record):
     categories: dict[str, str]
     prompt_hash: str
     tokenizer_hash: str
+    procedure: str
+    paper: dict[str, float] | None
+    estimators: tuple[str, ...]
     normalization: str
     tolerance: float
     tolerance_of: str

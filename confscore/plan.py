@@ -80,7 +80,7 @@ def make_plan(config: Config) -> Plan:
     settings = [
         {**config.input.model_dump(mode="json"), "path": ""},
         {**config.output.model_dump(mode="json"), "path": ""},
-        [config.scoring.bounds, config.scoring.top_answers, list(config.scoring.estimators)],
+        [config.scoring.bounds, config.scoring.top_answers],
     ]
     run = RunFolder(config.output.path, run_identity(provenance, files, settings))
     done = committed_before(run, provenance, files, score_schema(columns).names, partition_by)
@@ -153,6 +153,9 @@ def _provenance(config: Config, guard: Guard) -> Provenance:
         categories={category.code: category.name for category in guard.categories},
         prompt_hash=hashlib.sha256(prompter.template_text().encode()).hexdigest(),
         tokenizer_hash=tokenizer_digest(tokenizer),
+        procedure=scoring.procedure,
+        paper=scoring.paper.model_dump() if scoring.procedure == "paper" else None,
+        estimators=scoring.estimators,
         normalization=scoring.normalization,
         tolerance=scoring.tolerance,
         tolerance_of=scoring.tolerance_of,

@@ -10,10 +10,11 @@ import asyncio
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 
-from confscore.answer_tree import AnswerTree, StoppingRule
+from confscore.answer_tree import AnswerTree, Normalization, Prefix, Step, StoppingRule
 from confscore.automaton import AnswerAutomaton
 from confscore.baselines import entropy_score, greedy_score, logtoku_score, probability_score
 from confscore.bounds import Bounds
@@ -22,6 +23,7 @@ from confscore.config import ModelConfig, ScoringConfig
 from confscore.engines.base import AnswerTokens, Engine
 from confscore.errors import GuardError, RowError
 from confscore.guards import Guard
+from confscore.paper import PaperSearch, paper_conditional, paper_joint
 from confscore.prompt import Prompter, Prompts
 from confscore.rows import Document, FloatArray, Score, Status, TopAnswer
 from confscore.vocabulary import build_automaton, load_tokenizer
@@ -35,6 +37,35 @@ ESTIMATORS: dict[str, Callable[[GreedyAnswer], FloatArray]] = {
     "logtoku": logtoku_score,
 }
 """What is read off the greedy answer."""
+
+PAPER_ESTIMATORS: dict[str, Callable[[GreedyAnswer], FloatArray]] = {
+    "conditional": paper_conditional,
+    "joint": paper_joint,
+}
+"""The same by the published definitions."""
+
+
+class Exploration(Protocol):
+    """What is known of one prompt's answers, and what to ask next: an answer tree, or the published search."""
+
+    requests: int
+    steps: dict[Prefix, Step]
+
+    def wanted(self) -> list[Prefix]: ...  # noqa: D102
+
+    def add(  # noqa: D102
+        self, prefix: Prefix, tokens: Sequence[int], log_probs: FloatArray, log_normalizers: FloatArray | None = None
+    ) -> None: ...
+
+    def bounds(self, normalization: Normalization) -> Bounds: ...  # noqa: D102
+
+    def answers(self, normalization: Normalization) -> list[tuple[int, float]]: ...  # noqa: D102
+
+    def within_tolerance(self) -> bool: ...  # noqa: D102
+
+    def hopeless(self) -> bool: ...  # noqa: D102
+
+    def off_grammar(self) -> float: ...  # noqa: D102
 
 
 class Scorer:
@@ -110,18 +141,20 @@ class Scorer:
         """Make the engine ready before documents wait for it."""
         await self._engine.warm_up()
 
-    async def _explore_all(self, prompts: Prompts, rule: StoppingRule) -> list[AnswerTree]:
+    async def _explore_all(self, prompts: Prompts, rule: StoppingRule) -> list[Exploration]:
         return list(await asyncio.gather(*(self._explore(ids, rule) for ids in prompts.token_ids)))
 
-    async def _explore(self, prompt: list[int], rule: StoppingRule) -> AnswerTree:
-        tree = AnswerTree(self._automaton, rule)
+    async def _explore(self, prompt: list[int], rule: StoppingRule) -> Exploration:
+        tree: Exploration = AnswerTree(self._automaton, rule)
+        if self._scoring.procedure == "paper":
+            tree = PaperSearch(self._automaton, self._scoring.paper, rule.budget)
         while wanted := tree.wanted():
             rollouts = await asyncio.gather(*(self._engine.rollout(prompt, prefix) for prefix in wanted))
             for prefix, rollout in zip(wanted, rollouts, strict=True):
                 tree.add(prefix, rollout.tokens, rollout.log_probs, rollout.log_normalizers)
         return tree
 
-    def _summarize(self, doc_id: str, trees: Sequence[Sequence[AnswerTree]], asked: Sequence[Prompts]) -> Score:
+    def _summarize(self, doc_id: str, trees: Sequence[Sequence[Exploration]], asked: Sequence[Prompts]) -> Score:
         """Put questions and windows together; ``trees[q][w]`` belongs to window ``w`` of question ``q``."""
         every = [tree for windows in trees for tree in windows]
         if any(tree.hopeless() for tree in every):
@@ -151,7 +184,7 @@ class Scorer:
             top_answers=self._top(answers) if self._scoring.top_answers else None,
         )
 
-    def _bounds(self, windows: Sequence[AnswerTree]) -> Bounds:
+    def _bounds(self, windows: Sequence[Exploration]) -> Bounds:
         """Return the largest value and bounds of each category over the windows of a document."""
         each = [tree.bounds(self._scoring.normalization) for tree in windows]
         return Bounds(
@@ -160,16 +193,17 @@ class Scorer:
             upper=np.max([one.upper for one in each], axis=0),
         )
 
-    def _answers(self, windows: Sequence[AnswerTree]) -> list[tuple[int, float]]:
+    def _answers(self, windows: Sequence[Exploration]) -> list[tuple[int, float]]:
         """Return the answers found to the window that most likely names a category."""
         normalization = self._scoring.normalization
         flagged = [tree.bounds(normalization).value[0] for tree in windows]
         return windows[int(np.argmax(flagged))].answers(normalization)
 
-    def _estimates(self, trees: Sequence[Sequence[AnswerTree]]) -> dict[str, FloatArray]:
+    def _estimates(self, trees: Sequence[Sequence[Exploration]]) -> dict[str, FloatArray]:
         """Return the further estimators, the largest over windows; none where a greedy answer is not complete."""
         if not self._extras:
             return {}
+        estimators = ESTIMATORS if self._scoring.procedure == "exact" else ESTIMATORS | PAPER_ESTIMATORS
         normalization, size = self._scoring.normalization, self._log_vocabulary
         greedy = [[read_greedy(self._automaton, tree.steps, normalization, size) for tree in ws] for ws in trees]
         complete = [[answer for answer in windows if answer is not None] for windows in greedy]
@@ -177,7 +211,7 @@ class Scorer:
             return {}
         return {
             name: np.concatenate(
-                [np.max([ESTIMATORS[name](answer) for answer in windows], axis=0) for windows in complete]
+                [np.max([estimators[name](answer) for answer in windows], axis=0) for windows in complete]
             )
             for name in self._extras
         }

@@ -26,7 +26,7 @@ EULER = 0.5772156649015329
 def answer(rivals: dict[int, np.ndarray]) -> GreedyAnswer:
     """Return an answer that names the categories of ``rivals`` out of three; only their logits matter here."""
     named = np.array([0 if j in rivals else -1 for j in range(3)])
-    return GreedyAnswer(np.zeros(1), named, named, np.where(named < 0, -np.inf, 0.0), rivals)
+    return GreedyAnswer(np.zeros(1), named, named, np.where(named < 0, -np.inf, 0.0), named, rivals)
 
 
 def test_probability_uncertainty_by_hand() -> None:

@@ -27,7 +27,7 @@ ROOMS: list[tuple[str, ...]] = [
     ("bounds",),
     ("answer_tree",),
     ("confidence",),
-    ("baselines",),
+    ("baselines", "paper"),
     ("engines",),
     ("scorer",),
 ]
