@@ -20,9 +20,10 @@ from confscore.config import Config
 from confscore.corpus.cells import as_document
 from confscore.errors import ConfscoreError, EngineError
 from confscore.guards import Guard
+from confscore.loading import open_scorer
 from confscore.manifest import NOTHING, Counts, add_counts
 from confscore.rows import Columns, Document, Score, score_schema, scores_to_arrays
-from confscore.scorer import Scorer, open_scorer
+from confscore.scorer import Scorer
 
 T = TypeVar("T")
 REPORT_EVERY_S = 1.0

@@ -12,8 +12,8 @@ from typing import Annotated, Optional
 import typer
 
 from confscore import console
-from confscore.config import Config, dump, load
-from confscore.errors import ConfscoreError
+from confscore.config import Config, ModelConfig, dump, load, read_model
+from confscore.errors import ConfigError, ConfscoreError
 from confscore.guards import REGISTRY, resolve
 
 
@@ -63,14 +63,29 @@ def inspect(
 @app.command()
 def guards(
     name: Annotated[Optional[str], typer.Argument(help="A registered guard, or a guard's .yaml file.")] = None,  # noqa: UP045
+    check: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="MODEL", help="Load this model, and see whether it answers as the guard says."),
+    ] = None,
+    engine: Annotated[str, typer.Option(help="With --check: vllm or transformers.")] = "vllm",
+    engine_arg: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(metavar="KEY=VALUE", help="With --check: an argument of the engine, as model.engine_args."),
+    ] = None,
     debug: DebugOption = False,
 ) -> None:
-    """List the guards, or show one."""
+    """List the guards, or show one; with --check, verify one against a model."""
+    code = Exit.DONE
     with _errors(debug):
+        if name is None and check is not None:
+            raise ConfigError("--check: name the guard that the model is held against, as in guards NAME --check MODEL")
         if name is None:
             console.list_guards(list(REGISTRY.values()))
-        else:
+        elif check is None:
             console.show_guard(resolve(name))
+        else:
+            code = _check_guard(name, read_model(check, engine, engine_arg or []))
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -146,6 +161,15 @@ def run_score(config: Config) -> Exit:
         manifest = run_plan(plan, watch.update)
     console.conclude(manifest, config.output.path)
     return _verdict(config, manifest.counts.error, manifest.counts.read)
+
+
+def _check_guard(name: str, model: ModelConfig) -> Exit:
+    from confscore.check import check  # noqa: PLC0415 - loads an engine
+
+    guard = resolve(name)
+    found = check(guard, model)
+    agrees = console.show_check(guard, model.source, found)
+    return Exit.DONE if agrees else Exit.DONE_WITH_FAILURES
 
 
 def main() -> None:

@@ -233,6 +233,21 @@ def dump(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
+def read_model(source: str, engine: str, engine_args: Sequence[str] = ()) -> ModelConfig:
+    """Return the model that a command line names; ``engine_args`` are ``key=value``, the value read as YAML.
+
+    Raises
+    ------
+    ConfigError
+        The engine is not known, or an argument is no ``key=value``.
+    """
+    tree: dict[str, object] = {"model": {"source": source, "engine": engine}, "input": {"path": "."}}
+    tree["output"] = {"path": "."}
+    for argument in engine_args:
+        _apply(tree, f"model.engine_args.{argument}")
+    return parse(tree, "command line").model
+
+
 def _apply(tree: dict[str, object], override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key:

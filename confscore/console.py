@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import pyarrow.dataset as pds
@@ -21,7 +21,12 @@ from confscore.plan import Plan
 from confscore.rows import IntArray
 from confscore.score_table import open_table, provenance_of
 
+if TYPE_CHECKING:
+    from confscore.check import Checked
+
 LOG_EVERY_S = 5.0
+MOST_OFF_GRAMMAR = 0.05
+"""How much probability outside the grammar a checked model may have: what scores can be trusted with."""
 _CUTS = (0.5, 0.9)
 _BARS = " ▁▂▃▄▅▆▇█"
 _BIN_EDGES = np.array([0, 0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0])
@@ -181,6 +186,33 @@ def list_guards(guards: Sequence[Guard]) -> None:
     for guard in guards:
         table.add_row(guard.name, str(len(guard.categories)), "\n".join(guard.models), guard.source)
     console().print(table)
+
+
+def show_check(guard: Guard, model: str, found: Sequence[Checked]) -> bool:
+    """Print what a model says to the samples, and say whether it answers as the guard's grammar has it.
+
+    Returns
+    -------
+    bool
+        Every sample has at most ``MOST_OFF_GRAMMAR`` probability outside the grammar.
+    """
+    table = Table()
+    for name in ("sample", "asked", "said", "an answer?", "off grammar", "not explored"):
+        table.add_column(name, overflow="fold", justify="right" if name in ("off grammar", "not explored") else "left")
+    for one in found:
+        verdict = "yes" if one.is_answer else "no"
+        table.add_row(one.document, one.asked, repr(one.said), verdict, f"{one.off_grammar:.4f}", f"{one.unknown:.4f}")
+    console().print(table)
+    worst = max(found, key=lambda one: one.off_grammar)
+    agrees = worst.off_grammar <= MOST_OFF_GRAMMAR
+    fits = "answers" if agrees else "does not answer"
+    say(
+        f"{model} {fits} in the grammar of guard {guard.name}: at most {worst.off_grammar:.2%} of the probability is "
+        f"outside of it, {MOST_OFF_GRAMMAR:.0%} is accepted."
+    )
+    if not agrees:
+        say(f"Compare what it said with the answer of guard {guard.name}, and write a guard file that extends it.")
+    return agrees
 
 
 def show_guard(guard: Guard) -> None:

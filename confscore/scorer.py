@@ -7,7 +7,6 @@ engine batches whatever is in flight, so no document waits for a batch to finish
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
@@ -19,14 +18,12 @@ from confscore.automaton import AnswerAutomaton
 from confscore.baselines import entropy_score, greedy_score, logtoku_score, probability_score
 from confscore.bounds import Bounds
 from confscore.confidence import GreedyAnswer, conditional, joint, read_greedy
-from confscore.config import ModelConfig, ScoringConfig
-from confscore.engines.base import AnswerTokens, Engine
-from confscore.errors import GuardError, RowError
-from confscore.guards import Guard
+from confscore.config import ScoringConfig
+from confscore.engines.base import Engine
+from confscore.errors import RowError
 from confscore.paper import PaperSearch, paper_conditional, paper_joint
 from confscore.prompt import Prompter, Prompts
 from confscore.rows import Document, FloatArray, Score, Status, TopAnswer
-from confscore.vocabulary import build_automaton, load_tokenizer
 
 ESTIMATORS: dict[str, Callable[[GreedyAnswer], FloatArray]] = {
     "conditional": conditional,
@@ -238,46 +235,4 @@ def _side_by_side(each: Sequence[Bounds]) -> Bounds:
         lower=np.concatenate([[lower.max()], lower]),
         value=np.concatenate([[value.max()], value]),
         upper=np.concatenate([[upper.max()], upper]),
-    )
-
-
-def open_scorer(guard: Guard, model: ModelConfig, scoring: ScoringConfig) -> Scorer:
-    """Load tokenizer and engine, and return a scorer over them.
-
-    The guard is held against the tokenizer before any weights are loaded.
-
-    Raises
-    ------
-    GuardError
-        The guard and the tokenizer do not fit.
-    EngineError
-        The engine cannot load the model.
-    """
-    tokenizer = load_tokenizer(model.source, model.revision, trust_remote_code=model.trust_remote_code)
-    automaton = build_automaton(guard, tokenizer)
-    answers = AnswerTokens(automaton.alphabet, automaton.stops, automaton.max_tokens)
-    engine = _open_engine(model, answers)
-    room = engine.max_length - automaton.max_tokens
-    if room <= 0:
-        raise GuardError(
-            f"guard {guard.name}: its longest answer takes up to {automaton.max_tokens} tokens and the model has "
-            f"room for {engine.max_length}; raise model.engine_args.max_model_len"
-        )
-    prompter = Prompter(guard, tokenizer, room, scoring.long_documents, scoring.chunk_overlap_tokens)
-    return Scorer(guard.codes, automaton, prompter, engine, scoring, math.log(len(tokenizer)))
-
-
-def _open_engine(model: ModelConfig, answers: AnswerTokens) -> Engine:
-    # Each engine imports a large library; only the one that is asked for is loaded.
-    chosen: Callable[..., Engine]
-    if model.engine == "vllm":
-        from confscore.engines.vllm import VllmEngine as chosen  # noqa: PLC0415
-    else:
-        from confscore.engines.transformers import TransformersEngine as chosen  # noqa: PLC0415
-    return chosen(
-        model.source,
-        answers,
-        revision=model.revision,
-        engine_args=model.engine_args,
-        trust_remote_code=model.trust_remote_code,
     )

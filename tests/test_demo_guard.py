@@ -17,8 +17,8 @@ from confscore.demo.quality import Quality, measure
 from confscore.demo.targets import END, answer_pieces, draw_path, next_piece_probs
 from confscore.demo.world import CODES, WorldDocument, answer_probability, generate
 from confscore.guards import resolve
+from confscore.loading import open_scorer
 from confscore.rows import Document, Message, Score
-from confscore.scorer import open_scorer
 
 N = len(CODES)
 

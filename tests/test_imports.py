@@ -30,9 +30,11 @@ ROOMS: list[tuple[str, ...]] = [
     ("baselines", "paper"),
     ("engines",),
     ("scorer",),
+    ("loading",),
 ]
 # Left of the score table: may load a tokenizer, an engine or Ray.
-ONLINE = {"render", "prompt", "vocabulary", "scorer", "engines", "actor", "pipeline", "plan", "cli", "console", "demo"}
+ONLINE = {"render", "prompt", "vocabulary", "scorer", "loading", "check", "engines", "actor", "pipeline", "plan"}
+ONLINE |= {"reproduce", "cli", "console", "demo"}
 # Right of it, and what it stands on: works on a machine that has none of these libraries.
 OFFLINE = [
     "rows",
@@ -51,6 +53,10 @@ OFFLINE = [
     "sampling",
     "audit",
     "report",
+    "labels",
+    "ranking",
+    "metrics",
+    "figures",
     "evaluate",
 ]
 HEAVY = ("ray", "vllm", "torch", "transformers")

@@ -20,9 +20,10 @@ from confscore.engines.table import TableEngine
 from confscore.errors import EngineError, GuardError, RowError
 from confscore.guards.answers import VerdictAnswer
 from confscore.guards.spec import Category, Guard, PromptSpec
+from confscore.loading import open_scorer
 from confscore.prompt import Prompter, Prompts
 from confscore.rows import Document, FloatArray, Message, Score
-from confscore.scorer import Scorer, open_scorer
+from confscore.scorer import Scorer
 from confscore.vocabulary import build_automaton, end_token_ids, token_bytes
 
 TOY = Toy(toy_guard("a", "b"), ("s", "u", "a", "b", ",", "x"))

@@ -25,9 +25,9 @@ from confscore.demo.world import CODES, Mix, generate
 from confscore.engines.base import AnswerTokens, Rollout
 from confscore.engines.transformers import TransformersEngine
 from confscore.guards import resolve
+from confscore.loading import open_scorer
 from confscore.prompt import Prompter
 from confscore.rows import Document, Message
-from confscore.scorer import open_scorer
 from confscore.vocabulary import build_automaton, end_token_ids, load_tokenizer, token_bytes
 
 TOLERANCES = (0.2, 0.02, 0.002)

@@ -26,9 +26,9 @@ from confscore.demo.targets import answer_pieces, draw_path, next_piece_probs
 from confscore.demo.tokenizer import train_tokenizer
 from confscore.demo.world import Mix, WorldDocument, generate
 from confscore.guards import Guard, resolve
+from confscore.loading import open_scorer
 from confscore.prompt import Prompter
 from confscore.rows import Document, Message
-from confscore.scorer import open_scorer
 
 # Flagged and ambiguous documents teach most; P(category | text) does not depend on their share.
 SHORT = Mix(strong=0.45, ambiguous=0.4, sentences=(1, 1))

@@ -40,7 +40,7 @@ def read_scores(config: Config) -> list[dict]:
 def test_every_document_is_scored_once_and_as_it_would_be_without_ray(
     ray_here: None, settings: dict, tmp_path: Path
 ) -> None:
-    from confscore.scorer import open_scorer
+    from confscore.loading import open_scorer
 
     write_corpus(tmp_path / "corpus", 60, seed=1)
     bad = pa.table({"doc_id": ["empty", None], "text": ["", "no id"], "source": ["mail", None]})
