@@ -18,6 +18,7 @@ import numpy as np
 from confscore.automaton import AnswerAutomaton, State
 from confscore.bounds import Bounds, Masses, gap_by_leaf, global_bounds, local_bounds, raw_bounds
 from confscore.errors import EngineError, RowError
+from confscore.guards.grammar import ANY
 from confscore.rows import BoolArray, FloatArray
 from confscore.token_walk import ByteState, certain_from, possible_from
 
@@ -337,17 +338,39 @@ class AnswerTree:
         frontier.named += [named | state.named[edge] for edge in keep]
 
 
-def walk_greedily(automaton: AnswerAutomaton, steps: Mapping[Prefix, Step]) -> GreedyWalk:
-    """Follow the most probable allowed token from the start, as constrained greedy decoding does."""
+def walk_greedily(
+    automaton: AnswerAutomaton, steps: Mapping[Prefix, Step], forced: Prefix = (), *, flagged: bool = False
+) -> GreedyWalk:
+    """Follow the most probable allowed token from the start, as constrained greedy decoding does.
+
+    Parameters
+    ----------
+    automaton : AnswerAutomaton
+        The guard's answers.
+    steps : mapping of Prefix to Step
+        What is explored.
+    forced : tuple of int
+        Tokens the answer has to begin with.
+    flagged : bool
+        Follow only tokens with which the answer can still name a category.
+    """
     walk = GreedyWalk([], [], None)
     prefix: Prefix = ()
     while (step := steps.get(prefix)) is not None:
-        choice = int(np.argmax(step.log_probs))
+        tokens = automaton.alphabet[step.state.allowed]
+        open_to = np.ones(len(tokens), dtype=bool)
+        if len(prefix) < len(forced):
+            open_to = tokens == forced[len(prefix)]
+        elif flagged:
+            open_to = np.append(step.state.may[:, 0], np.array(step.state.finals, dtype=np.int64) & ANY > 0)
+        choice = int(np.argmax(np.where(open_to, step.log_probs, -np.inf)))
+        if not open_to[choice]:
+            choice = int(np.argmax(open_to))  # all of them are impossible to the model
         walk.steps.append(step)
         walk.choices.append(choice)
         if choice >= len(step.state.columns):
             return walk
-        prefix = (*prefix, int(automaton.alphabet[step.state.columns[choice]]))
+        prefix = (*prefix, int(tokens[choice]))
     return GreedyWalk(walk.steps, walk.choices, prefix)
 
 

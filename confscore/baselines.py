@@ -13,7 +13,7 @@ import numpy as np
 from scipy.special import digamma, entr, softmax
 
 from confscore.confidence import GreedyAnswer
-from confscore.rows import FloatArray
+from confscore.rows import BoolArray, FloatArray, IntArray
 
 TOP_K = 2
 """How many tokens are taken as evidence, as in the published experiments of arXiv 2502.00290."""
@@ -101,6 +101,41 @@ def entropy_score(answer: GreedyAnswer) -> FloatArray:
 def logtoku_score(answer: GreedyAnswer) -> FloatArray:
     """Return ``1 / (1 - R)`` with the reliability R at each named category's place; shape (N,)."""
     return _scored(answer, lambda logits: 1 / (1 - reliability(logits)))
+
+
+def choose_one_or_two(first: IntArray, second: IntArray, uncertainty: FloatArray, truth: BoolArray) -> BoolArray:
+    """Predict each document's most probable label, and the second one too where the uncertainty allows it.
+
+    The decision that arXiv 2511.22312 compares with, from arXiv 2502.00290: the largest uncertainty at which two
+    labels are taken is the one that gains most on the labels given here, where a right second label counts +1 and a
+    wrong one -1, both only where the first is right. It is fitted on the documents it decides, as published.
+
+    Parameters
+    ----------
+    first, second : int array, shape (n,)
+        Categories; -1 in ``second`` where there is none.
+    uncertainty : float array, shape (n,)
+        Of each document.
+    truth : bool array, shape (n, N)
+        ``truth[i, j]`` where document i has category j.
+
+    Returns
+    -------
+    bool array, shape (n, N)
+        Predictions.
+    """
+    rows = np.arange(len(truth))
+    has_second = second >= 0
+    right = truth[rows, first]
+    second_right = np.where(has_second, truth[rows, second], False)
+    gain = np.where(right & has_second, np.where(second_right, 1, -1), 0)
+    order = np.argsort(uncertainty, kind="stable")
+    limit = uncertainty[order][int(np.argmax(np.cumsum(gain[order])))]
+    predicted = np.zeros_like(truth)
+    predicted[rows, first] = True
+    both = has_second & (uncertainty <= limit)
+    predicted[rows[both], second[both]] = True
+    return predicted
 
 
 def _scored(answer: GreedyAnswer, score: Callable[[FloatArray], float]) -> FloatArray:

@@ -45,7 +45,7 @@ DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 @app.command()
 def score(config: ConfigOption, set_: SetOption = None, debug: DebugOption = False) -> None:
     """Score a corpus on a Ray cluster and publish its score table."""
-    with _errors(debug):
+    with plain_errors(debug):
         code = run_score(load(config, set_ or []))
     raise typer.Exit(code)
 
@@ -56,7 +56,7 @@ def inspect(
     debug: DebugOption = False,
 ) -> None:
     """Show what a score table holds: runs, provenance, schema, counts and histograms."""
-    with _errors(debug):
+    with plain_errors(debug):
         console.show_table(table)
 
 
@@ -76,7 +76,7 @@ def guards(
 ) -> None:
     """List the guards, or show one; with --check, verify one against a model."""
     code = Exit.DONE
-    with _errors(debug):
+    with plain_errors(debug):
         if name is None and check is not None:
             raise ConfigError("--check: name the guard that the model is held against, as in guards NAME --check MODEL")
         if name is None:
@@ -97,7 +97,7 @@ def demo(
     debug: DebugOption = False,
 ) -> None:
     """Generate a corpus, score it with the small guard of this package, and show the scores."""
-    with _errors(debug):
+    with plain_errors(debug):
         import confscore.demo.run as demo_run  # noqa: PLC0415 - its libraries are not needed elsewhere
 
         written = demo_run.prepare(out, documents)
@@ -129,7 +129,7 @@ def evaluate(
     debug: DebugOption = False,
 ) -> None:
     """Hold a score table against labels: F1, ranking and calibration of every estimator."""
-    with _errors(debug):
+    with plain_errors(debug):
         from confscore import evaluate as evaluation  # noqa: PLC0415 - no other command needs SciPy
         from confscore.labels import label_scores  # noqa: PLC0415
 
@@ -183,7 +183,8 @@ def _verdict(config: Config, errors: int, read: int) -> Exit:
 
 
 @contextmanager
-def _errors(debug: bool) -> Iterator[None]:
+def plain_errors(debug: bool) -> Iterator[None]:
+    """Turn errors into one sentence and an exit status."""
     try:
         yield
     except ConfscoreError as error:

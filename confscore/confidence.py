@@ -89,27 +89,30 @@ def read_greedy(
 ) -> GreedyAnswer | None:
     """Find the greedy answer among explored positions: the most probable allowed token at each step.
 
+    Other parameters and the result are those of :func:`read_walk`; ``None`` where it is not explored to its end.
+    """
+    walk = walk_greedily(automaton, steps)
+    return None if walk.missing is not None else read_walk(automaton, walk, normalization, log_vocabulary)
+
+
+def read_walk(
+    automaton: AnswerAutomaton, walk: GreedyWalk, normalization: Normalization, log_vocabulary: float
+) -> GreedyAnswer:
+    """Find where an answer names its categories, and how probable its tokens are.
+
     Parameters
     ----------
     automaton : AnswerAutomaton
         The guard's answers.
-    steps : mapping of Prefix to Step
-        What is explored.
+    walk : GreedyWalk
+        A complete answer.
     normalization : {'raw', 'local', 'global'}
         ``raw`` takes the model's own probabilities. ``local`` and ``global`` take those of constrained decoding,
         renormalized over the allowed tokens at each step.
     log_vocabulary : float
         The logarithm of the vocabulary's size, for logits where an engine tells only log-probabilities: then the mean
         of ``exp(logit)`` over the vocabulary is taken to be 1, so that ``logit = log p + log_vocabulary``.
-
-    Returns
-    -------
-    GreedyAnswer or None
-        ``None`` where the answer is not explored to its end.
     """
-    walk = walk_greedily(automaton, steps)
-    if walk.missing is not None:
-        return None
     n_steps, n_categories = len(walk.steps), automaton.n_columns - 1
     log_probs = np.empty(n_steps)
     named = np.full(n_categories, -1)

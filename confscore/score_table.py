@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pds
 import pyarrow.parquet as pq
 from pyarrow import fs
+from pydantic import ValidationError
 
 from confscore.corpus.files import resolve
 from confscore.errors import JobError, TableError
@@ -175,8 +176,21 @@ def open_table(path: str) -> pds.Dataset:
 
 
 def provenance_of(table: pds.Dataset) -> Provenance:
-    """Return the provenance stored in a table's files."""
-    return Provenance(**json.loads(table.schema.metadata[PROVENANCE_KEY]))
+    """Return the provenance stored in a table's files.
+
+    Raises
+    ------
+    TableError
+        It is not in the form of this version.
+    """
+    try:
+        return Provenance(**json.loads(table.schema.metadata[PROVENANCE_KEY]))
+    except ValidationError as error:
+        key = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise TableError(
+            f"{table.files[0]}: its provenance lacks or does not allow {key}; it was written by another version of "
+            "confscore, so score the corpus again"
+        ) from None
 
 
 def _groups(files: Sequence[tuple[str, int]], most: int) -> Iterator[list[str]]:

@@ -31,10 +31,11 @@ ROOMS: list[tuple[str, ...]] = [
     ("engines",),
     ("scorer",),
     ("loading",),
+    ("check", "rivals"),
 ]
 # Left of the score table: may load a tokenizer, an engine or Ray.
 ONLINE = {"render", "prompt", "vocabulary", "scorer", "loading", "check", "engines", "actor", "pipeline", "plan"}
-ONLINE |= {"reproduce", "cli", "console", "demo"}
+ONLINE |= {"rivals", "reproduce", "cli", "console", "demo"}
 # Right of it, and what it stands on: works on a machine that has none of these libraries.
 OFFLINE = [
     "rows",
