@@ -244,6 +244,8 @@ def read_model(source: str, engine: str, engine_args: Sequence[str] = ()) -> Mod
     tree: dict[str, object] = {"model": {"source": source, "engine": engine}, "input": {"path": "."}}
     tree["output"] = {"path": "."}
     for argument in engine_args:
+        if "=" not in argument:
+            raise ConfigError(f"--engine-arg {argument}: write it as key=value")
         _apply(tree, f"model.engine_args.{argument}")
     return parse(tree, "command line").model
 
