@@ -94,7 +94,11 @@ def prepare(out: Path, documents: int) -> DemoFolder:
                 "kv_cache_memory_bytes": 1 << 30,
             },
         },
-        "scoring": {"tolerance": 0.01, "bounds": True},
+        "scoring": {
+            "tolerance": 0.01,
+            "bounds": True,
+            "estimators": ["marginal", "conditional", "joint", "greedy"],
+        },
         "cluster": {"actors": 1, "gpus_per_actor": 0},
         "output": {"path": str(folder.scores), "partition_by": ["date"]},
     }
@@ -111,6 +115,10 @@ def show(folder: DemoFolder) -> None:
     console.say(f"Residual (widest certified bound of a document), quantiles: {residuals}")
     _show_most_confident(scored, folder)
     _show_agreement(scored.merge(truth, on="doc_id"))
+    console.say("Every estimator against these labels, with intervals:")
+    command = f"evaluate --scores {folder.scores} --labels {folder.labels} --label-column labels"
+    confscore = os.path.relpath(Path(sys.executable).parent / "confscore")
+    console.say(f"  {confscore} {command} --out {folder.root}/evaluation")
     query = QUERY.format(table=folder.scores)
     console.say(f"Score table: {folder.scores}. One query to try:")
     console.say(f"""  {os.path.relpath(sys.executable)} -c "import duckdb; duckdb.sql('''{query}''').show()" """)

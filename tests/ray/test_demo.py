@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import duckdb
+import pandas as pd
 import pytest
 
 pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.timeout(420)]
@@ -38,6 +39,14 @@ def test_demo(tmp_path: Path) -> None:
     rows = duckdb.sql(query).fetchall()
     assert [str(row[0]) for row in rows] == ["2026-11-22", "2026-11-23"]
     assert sum(row[1] for row in rows) == 300
+
+    (command,) = re.findall(r"^  \S+ (evaluate .*)$", done.stdout, re.M)
+    evaluated = subprocess.run([CONFSCORE, *command.split()], capture_output=True, text=True, check=False)
+    assert evaluated.returncode == 0, evaluated.stderr
+    table = pd.read_csv(out / "evaluation" / "evaluation.csv").set_index("estimator")
+    assert list(table.index) == ["marginal", "conditional", "joint", "greedy"]
+    assert table.loc["marginal", "micro_auc"] == pytest.approx(auc, abs=1e-4)
+    assert table.loc["marginal", "micro_auc"] > table.loc["greedy", "micro_auc"]
 
     refused = subprocess.run([CONFSCORE, "demo", "--out", tmp_path], capture_output=True, text=True, check=False)
     assert refused.returncode == 2
