@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import BaseModel
 from typer.main import get_command
 
 from confscore.cli import app
@@ -50,7 +51,7 @@ def test_the_documented_columns_are_those_of_the_schema() -> None:
     text = (ROOT / "docs" / "score-table.md").read_text()
     rows = re.findall(r"^\| (`[^|]+) \| ", text, re.M)
     documented = {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
-    schema = score_schema(Columns(("S1",), bounds=True, top_answers=True))
+    schema = score_schema(Columns(("S1",), bounds=True, estimators=("conditional", "joint"), top_answers=True))
     actual = {name.replace("S1", "<code>") for name in schema.names}
     assert documented == actual
 
@@ -78,3 +79,36 @@ def test_every_make_target_that_is_shown_exists() -> None:
     assert {"demo", "test", "check", "bench"} <= targets
     shown = {name for name in targets if name in {"setup", "demo", "test", "check", "bench", "format", "clean"}}
     assert all(re.search(rf"^{name}:", makefile, re.M) for name in shown)
+
+
+def keys_of(model: type[BaseModel], before: str = "") -> dict[str, object]:
+    """Return every key of a configuration with its default; those without one map to None."""
+    found: dict[str, object] = {}
+    for name, field in model.model_fields.items():
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            found |= keys_of(annotation, f"{before}{name}.")
+        else:
+            found[before + name] = None if field.is_required() else field.get_default(call_default_factory=True)
+    return found
+
+
+def test_every_key_of_the_configuration_is_documented_with_its_default() -> None:
+    text = (ROOT / "docs" / "configuration.md").read_text()
+    rows = dict(re.findall(r"^\| `([a-z_.]+)` \|(.*?)\|", text, re.M))
+    actual = keys_of(Config)
+    assert set(rows) == set(actual) | {"guard"}
+    in_words = {"input.text_column": "text", "guard.order": None}
+    for key, built_in in actual.items():
+        shown = rows[key].strip(" `")
+        default = in_words.get(key, built_in)
+        if default in (None, (), {}):
+            assert shown in ("", "none", "the guard's"), key
+        else:
+            assert yaml.safe_load(shown) == (list(default) if isinstance(default, tuple) else default), key
+
+
+def test_the_small_configuration_is_valid() -> None:
+    (shown,) = blocks(ROOT / "docs" / "configuration.md", "yaml")
+    config = parse(yaml.safe_load(shown), "configuration.md")
+    assert (ROOT / config.model.source / "config.json").exists()
