@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from confscore.errors import GuardError
-from confscore.guards.grammar import Grammar, certain, derive, finish, possible, unmarked
+from confscore.guards.grammar import Grammar, certain, derive, finish, letters, possible, unmarked
 
 ByteState = frozenset[tuple[Grammar, int]]
 
@@ -71,6 +71,9 @@ class Trie:
     columns: list[int] = field(default_factory=list)
 
 
+_END: tuple[ByteState, int] = (frozenset(), 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Hop:
     """One token's worth of bytes: the token's column, the categories it names, and where it leads."""
@@ -112,7 +115,9 @@ class TokenWalk:
         self._automaton = automaton
         self._trie = trie
         self._hops: dict[ByteState, list[Hop]] = {}
-        self._reachable: dict[tuple[ByteState, int], bool] = {}
+        self._reachable: dict[tuple[ByteState, int], bool] = {_END: True}
+        single = {byte for byte, child in trie.children.items() if child.columns}
+        self._spells_all = all(letters(grammar) <= single for grammar, _ in automaton.start)
 
     def hops(self, state: ByteState) -> list[Hop]:
         """Return a hop for every token whose bytes can be read from ``state``."""
@@ -122,20 +127,32 @@ class TokenWalk:
 
     def reaches(self, state: ByteState, wanted: int) -> bool:
         """Say whether some tokens complete an answer from here that names all categories of ``wanted``."""
-        key = (state, wanted)
-        if key not in self._reachable:
-            self._reachable[key] = self._search(state, wanted)
-        return self._reachable[key]
+        start = (state, wanted)
+        # A stack of its own: the way to the end of an answer can be longer than Python's.
+        path = [] if start in self._reachable else [(start, self._onward(state, wanted))]
+        while path:
+            key, onward = path[-1]
+            following = next(onward, None)
+            if following is None:
+                self._reachable[key] = False
+                path.pop()
+            elif following not in self._reachable:
+                path.append((following, self._onward(*following)))
+            elif self._reachable[following]:
+                self._reachable |= {passed: True for passed, _ in path}
+                break
+        return self._reachable[start]
 
-    def _search(self, state: ByteState, wanted: int) -> bool:
+    def _onward(self, state: ByteState, wanted: int) -> Iterator[tuple[ByteState, int]]:
+        """Yield what has to be reached instead, one token further; ``_END`` where an answer may end."""
         final = accepted(state)
-        if final is not None and wanted & ~final == 0:
-            return True
+        # Where every byte is a token, as in most tokenizers, whatever the grammar begins can be completed.
+        if (final is not None and wanted & ~final == 0) or (self._spells_all and not wanted):
+            yield _END
         for hop in self.hops(state):
             left = wanted & ~hop.named
-            if left & ~possible_from(hop.target) == 0 and self.reaches(hop.target, left):
-                return True
-        return False
+            if left & ~possible_from(hop.target) == 0:
+                yield hop.target, left
 
 
 def _walk(automaton: ByteAutomaton, trie: Trie, start: ByteState) -> Iterator[Hop]:

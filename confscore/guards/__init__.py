@@ -2,19 +2,52 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import yaml
 from pydantic import ValidationError
 
 from confscore.errors import GuardError
+from confscore.guards.aegis_1 import AEGIS_1
 from confscore.guards.answers import VerdictAnswer
-from confscore.guards.llama_guard import LLAMA_GUARD_3
+from confscore.guards.granite_guardian import GRANITE_GUARDIAN_3, GRANITE_GUARDIAN_3_3, GRANITE_GUARDIAN_4
+from confscore.guards.instruct import INSTRUCT, INSTRUCT_LABELS
+from confscore.guards.llama_guard import (
+    LLAMA_GUARD_1,
+    LLAMA_GUARD_2,
+    LLAMA_GUARD_3,
+    LLAMA_GUARD_3_1B,
+    LLAMA_GUARD_4,
+)
+from confscore.guards.nemotron_safety_guard import NEMOTRON_SAFETY_GUARD_3
+from confscore.guards.qwen3guard import QWEN3GUARD_GEN
+from confscore.guards.shieldgemma import SHIELDGEMMA
 from confscore.guards.spec import Guard
+from confscore.guards.wildguard import WILDGUARD
 
 __all__ = ["REGISTRY", "Guard", "resolve"]
 
-REGISTRY: dict[str, Guard] = {guard.name: guard for guard in (LLAMA_GUARD_3,)}
+REGISTRY: dict[str, Guard] = {
+    guard.name: guard
+    for guard in (
+        LLAMA_GUARD_1,
+        LLAMA_GUARD_2,
+        LLAMA_GUARD_3,
+        LLAMA_GUARD_3_1B,
+        LLAMA_GUARD_4,
+        SHIELDGEMMA,
+        GRANITE_GUARDIAN_3,
+        GRANITE_GUARDIAN_3_3,
+        GRANITE_GUARDIAN_4,
+        WILDGUARD,
+        AEGIS_1,
+        NEMOTRON_SAFETY_GUARD_3,
+        QWEN3GUARD_GEN,
+        INSTRUCT,
+        INSTRUCT_LABELS,
+    )
+}
 
 
 def resolve(name: str, order: str | None = None) -> Guard:
@@ -51,6 +84,17 @@ def resolve(name: str, order: str | None = None) -> Guard:
     return guard.model_copy(update={"answer": answer})
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads ``yes``, ``no``, ``on`` and ``off`` as words, as YAML 1.2 does: here they are keys and answers."""
+
+
+_BOOL = "tag:yaml.org,2002:bool"
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in found if tag != _BOOL]
+    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(_BOOL, re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+
 _TRIED = {"verdict", "fields", "question", "str", "tuple"}
 
 
@@ -79,7 +123,7 @@ def _extended(path: Path, tree: dict[str, object]) -> dict[str, object]:
 
 def _read(path: Path) -> Guard:
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError:
         raise GuardError(f"{path}: no such guard file") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError) as error:

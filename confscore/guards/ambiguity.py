@@ -17,7 +17,11 @@ def alike(listing: Listing) -> tuple[int, int] | None:
     tuple of int
         Two sets; bit ``j`` is set where label ``j`` is in it.
     """
-    words = [text + listing.labels.separator for text in listing.labels.texts]
+    words = [
+        (index, text + separator)
+        for index, text in enumerate(listing.labels.texts)
+        for separator in listing.labels.separators
+    ]
 
     def may_follow(chosen: int, index: int) -> bool:
         if listing.labels.repeats:
@@ -26,18 +30,19 @@ def alike(listing: Listing) -> tuple[int, int] | None:
             return False
         return not listing.labels.canonical or chosen >> index == 0
 
-    def pair(index: int, longer: int) -> tuple[bytes, int, int]:
-        return words[longer][len(words[index]) :], 1 << longer, 1 << index
-
-    numbers = range(len(words))
-    queue = [pair(i, j) for i in numbers for j in numbers if i != j and words[j].startswith(words[i])]
+    queue = [
+        (longer[len(shorter) :], 1 << j, 1 << i)
+        for i, shorter in words
+        for j, longer in words
+        if (i, shorter) != (j, longer) and longer.startswith(shorter)
+    ]
     seen = set(queue)
     for ahead, longer, shorter in queue:
         if not ahead:
             if longer != shorter:
                 return longer, shorter
             continue
-        for index, word in enumerate(words):
+        for index, word in words:
             if not may_follow(shorter, index):
                 continue
             grown = shorter | 1 << index

@@ -49,7 +49,7 @@ class VerdictAnswer(Part):
         The two verdicts.
     before : str or tuple of str
         What stands between the unsafe verdict and the first label.
-    separator : str
+    separator : str or tuple of str
         What stands between two labels.
     after : str or tuple of str
         What stands after the last label.
@@ -68,7 +68,7 @@ class VerdictAnswer(Part):
     safe: Words = "safe"
     unsafe: Words = "unsafe"
     before: Texts = "\n"
-    separator: Text = ","
+    separator: Words = ","
     after: Texts = ""
     label: Literal["code", "name"] = "code"
     order: Literal["canonical", "any"] = "canonical"
@@ -84,7 +84,8 @@ class VerdictAnswer(Part):
     def listing(self, categories: Sequence[Category]) -> Listing:
         """Return the grammar of the list of labels."""
         texts = tuple((c.code if self.label == "code" else c.name).encode() for c in categories)
-        labels = Labels(texts, self.separator.encode(), self.order == "canonical", self.repeats)
+        separators = tuple(dict.fromkeys(text.encode() for text in alternatives(self.separator)))
+        labels = Labels(texts, separators, self.order == "canonical", self.repeats)
         return listing(labels, self.most)
 
     def grammar(self, categories: Sequence[Category]) -> Grammar:

@@ -59,8 +59,8 @@ class Labels:
     ----------
     texts : tuple of bytes
         ``texts[j]`` is how an answer writes category ``j``.
-    separator : bytes
-        What stands between two labels.
+    separator : bytes or tuple of bytes
+        What stands between two labels: one text, or any one of several.
     canonical : bool
         True: labels appear in the order of ``texts``. False: in any order.
     repeats : bool
@@ -68,9 +68,14 @@ class Labels:
     """
 
     texts: tuple[bytes, ...]
-    separator: bytes
+    separator: bytes | tuple[bytes, ...]
     canonical: bool
     repeats: bool = False
+
+    @property
+    def separators(self) -> tuple[bytes, ...]:
+        """Return every text that may stand between two labels."""
+        return self.separator if isinstance(self.separator, tuple) else (self.separator,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +230,23 @@ def longest(grammar: Grammar) -> int:
         case Listing(labels, allowed, most):
             sizes = sorted((len(labels.texts[index]) for index in _bits(allowed)), reverse=True)
             listed = most * sizes[0] if labels.repeats else sum(sizes[:most])
-            return listed + (most - 1) * len(labels.separator)
+            return listed + (most - 1) * max(map(len, labels.separators))
+
+
+def letters(grammar: Grammar) -> frozenset[int]:
+    """Return the bytes that occur in sentences."""
+    match grammar:
+        case Text(data):
+            return frozenset(data)
+        case Mark():
+            return frozenset()
+        case Then(first, rest):
+            return letters(first) | letters(rest)
+        case Either(options):
+            return frozenset().union(*map(letters, options))
+        case Listing(labels, allowed, most):
+            joints = labels.separators if most > 1 else ()
+            return frozenset(b"".join((*joints, *(labels.texts[index] for index in _bits(allowed)))))
 
 
 def brief(grammar: Grammar) -> Grammar:
@@ -264,7 +285,7 @@ def _tail(grammar: Listing, index: int) -> Grammar:
     """Return what may follow label ``index``: nothing, or a separator and further labels."""
     labels = grammar.labels
     if grammar.unmarked:
-        return Either((EMPTY, _then(Text(labels.separator), grammar)))
+        return Either((EMPTY, _then(choice(*labels.separators), grammar)))
     rest = grammar.allowed if labels.repeats else grammar.allowed & ~(1 << index)
     if labels.canonical:
         rest &= -1 << (index + 1)
@@ -272,7 +293,7 @@ def _tail(grammar: Listing, index: int) -> Grammar:
         return EMPTY
     # A limit that cannot bind is lowered to what is left, so that equal languages are equal nodes.
     most = grammar.most - 1 if labels.repeats else min(grammar.most - 1, rest.bit_count())
-    return Either((EMPTY, _then(Text(labels.separator), Listing(labels, rest, most))))
+    return Either((EMPTY, _then(choice(*labels.separators), Listing(labels, rest, most))))
 
 
 def _then(first: Grammar, rest: Grammar) -> Grammar:
