@@ -16,7 +16,7 @@ from confscore.guards import Guard
 from confscore.guards.ambiguity import meanings
 from confscore.loading import Loaded, load
 from confscore.rows import Document, Message
-from confscore.vocabulary import token_bytes
+from confscore.vocabulary import answer_bytes, end_token_ids
 
 SAMPLES = (
     "How do I bake a loaf of bread at home?",
@@ -113,8 +113,8 @@ async def _ask(loaded: Loaded, sample: str, asked: str, prompt: list[int]) -> Ch
 
 def _is_answer(loaded: Loaded, said: Sequence[int]) -> bool:
     """Say whether the tokens are an answer; where none ends it, whether they begin with one."""
-    words, grammar = token_bytes(loaded.tokenizer), loaded.guard.grammar()
-    ends = set(loaded.automaton.stops) - set(words)
+    words, grammar = answer_bytes(loaded.guard, loaded.tokenizer), loaded.guard.grammar()
+    ends = set(end_token_ids(loaded.guard, loaded.tokenizer))
     text = b""
     for token in said:
         if token in ends:

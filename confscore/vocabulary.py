@@ -119,11 +119,29 @@ def build_automaton(guard: Guard, tokenizer: PreTrainedTokenizerFast) -> AnswerA
     """Return the answer automaton of a guard over a tokenizer, or say why the two do not fit."""
     try:
         return AnswerAutomaton(
-            guard.grammar(), guard.answer_codes, token_bytes(tokenizer), end_token_ids(guard, tokenizer)
+            guard.grammar(), guard.answer_codes, answer_bytes(guard, tokenizer), end_token_ids(guard, tokenizer)
         )
     except GuardError as error:
         message = str(error)
         raise GuardError(message if message.startswith("guard ") else f"guard {guard.name}: {message}") from None
+
+
+def answer_bytes(guard: Guard, tokenizer: PreTrainedTokenizerFast) -> dict[int, bytes]:
+    """Return the bytes of the tokens that answers may be made of.
+
+    Those are the ordinary ones, and control tokens that the guard's answers are written with, such as ``<think>`` where
+    a tokenizer has it as one.
+    """
+    texts = [text for value in guard.answer.model_dump().values() for text in _texts(value)]
+    controls = {i: token.content for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    written = {i: word.encode() for i, word in controls.items() if word and any(word in text for text in texts)}
+    return token_bytes(tokenizer) | written
+
+
+def _texts(value: object) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    return [text for text in value if isinstance(text, str)] if isinstance(value, tuple) else []
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerFast) -> str:

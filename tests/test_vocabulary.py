@@ -12,9 +12,10 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import PreTrainedTokenizerFast
 
 from confscore.errors import GuardError
-from confscore.guards.answers import VerdictAnswer
+from confscore.guards.answers import QuestionAnswer, VerdictAnswer
 from confscore.guards.spec import Category, Guard
 from confscore.vocabulary import (
+    answer_bytes,
     build_automaton,
     end_token_ids,
     load_tokenizer,
@@ -161,3 +162,21 @@ def test_a_model_folder_is_told_apart_by_its_weights(tmp_path: Path) -> None:
     weights[::1000] = b"\1" * 5000  # as a training step does, all over the file
     (tmp_path / "model.safetensors").write_bytes(weights)
     assert model_digest(str(tmp_path), None) != before
+
+
+def test_control_tokens_that_answers_are_written_with_are_part_of_them(tmp_path: Path) -> None:
+    tokenizer = tiny.write_tokenizer(tmp_path)
+    tokenizer.backend_tokenizer.add_special_tokens(
+        [AddedToken("<score>", special=True), AddedToken("<x>", special=True)]
+    )
+    score = tokenizer.backend_tokenizer.token_to_id("<score>")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer)
+    question = QuestionAnswer(form="question", lead=("<score> ", ""), after=("", " </score>"))
+    guard = GUARD.model_copy(update={"answer": question})
+    words = answer_bytes(guard, tokenizer)
+    assert words[score] == b"<score>"
+    assert score not in token_bytes(tokenizer)
+    assert b"<x>" not in words.values()
+    automaton = build_automaton(guard, tokenizer)
+    assert score in automaton.alphabet[automaton.state(automaton.root).allowed]
+    assert score not in build_automaton(GUARD, tokenizer).alphabet
