@@ -7,7 +7,7 @@ CPU_INDEX := https://download.pytorch.org/whl/cpu
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 TORCH := $(shell grep '^torch==' requirements.lock)
 
-.PHONY: setup demo test check format bench clean
+.PHONY: setup demo test check format chaos bench clean
 
 setup: $(STAMP)
 
@@ -34,6 +34,11 @@ check: setup
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Faults at length: more than 50 random kills of every kind, and the tests that take minutes.
+chaos: setup
+	$(BIN)/python -m pytest -m chaos
+	$(BIN)/python tests/ray/chaos.py --kills 50
 
 bench: setup
 	$(BIN)/python benchmarks/scoring.py

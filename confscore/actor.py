@@ -3,86 +3,128 @@
 Written for Ray, which runs it, and without importing it. An actor holds one engine and one event loop. Ray hands
 it several blocks at a time, every block on a thread of its own, and all of their documents meet in the engine's
 continuous batch; so reading, tokenizing and writing of one block never leaves the engine idle.
+
+An engine that has stopped answering cannot be mended from inside. The actor then says why and ends its process: Ray
+starts another one in its place and hands it the same blocks.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import pyarrow as pa
 
-from confscore.config import Config
+from confscore.config import Config, ModelConfig, ScoringConfig
+from confscore.corpus import ROW_KEY
 from confscore.corpus.cells import as_document
 from confscore.errors import ConfscoreError, EngineError
 from confscore.guards import Guard
-from confscore.loading import open_scorer
-from confscore.manifest import NOTHING, Counts, add_counts
+from confscore.manifest import NOTHING, Counts, RunFolder, add_counts
+from confscore.marks import Marks, Turns, score_marked
 from confscore.rows import Columns, Document, Score, score_schema, scores_to_arrays
 from confscore.scorer import Scorer
 
 T = TypeVar("T")
+OpenScorer = Callable[[Guard, ModelConfig, ScoringConfig], Scorer]
 REPORT_EVERY_S = 1.0
+_WATCH_EVERY_S = 1.0
+_ENGINE_LOST = 70
+"""Exit status of a process whose engine has stopped answering; EX_SOFTWARE of sysexits.h."""
 
 
 class Progress:
-    """Counts of scored rows, fed by actors and read by the driver. Rows scored twice count twice."""
+    """What actors tell the driver. Rows scored twice count twice.
+
+    Attributes
+    ----------
+    starts : int
+        How many engines have been started.
+    losses : list of str
+        Why engines were given up, as far as their actors could still say.
+    """
 
     def __init__(self) -> None:
         self._counts = NOTHING
         self._first_ready: float | None = None
+        self.starts = 0
+        self.losses: list[str] = []
 
     def ready(self) -> None:
         """Note that an actor's engine has been loaded."""
+        self.starts += 1
         self._first_ready = self._first_ready or time.time()
+
+    def lost(self, reason: str) -> None:
+        """Note that an actor gives up its engine."""
+        self.losses.append(reason)
 
     def add(self, counts: Counts) -> None:
         """Add a block's counts."""
         self._counts = add_counts([self._counts, counts])
 
-    def read(self) -> tuple[Counts, float | None]:
-        """Return the sums, and when the first engine was ready (seconds since 1970)."""
-        return self._counts, self._first_ready
+    def read(self) -> tuple[Counts, float | None, int, list[str]]:
+        """Return the sums, when the first engine was ready (seconds since 1970), starts and losses."""
+        return self._counts, self._first_ready, self.starts, self.losses
 
 
 class ScoringActor:
     """One engine, scoring blocks of corpus rows. Called from several threads at once."""
 
-    def __init__(self, guard: Guard, config: Config, columns: Columns, run_id: str, progress: Any) -> None:
+    def __init__(
+        self, guard: Guard, config: Config, columns: Columns, run: RunFolder, progress: Any, open_scorer: OpenScorer
+    ) -> None:
         self._columns = columns
-        self._schema = score_schema(columns)
-        self._run_id = run_id
+        self._schema = staged_schema(columns)
+        self._run_id = run.run_id
+        self._marks = Marks(run.output, run.marks)
+        self._turns = Turns()
         self._progress = progress
         self._unreported: list[Score] = []
         self._reported_at = time.monotonic()
+        self._timeout_s = config.cluster.request_timeout_s
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="engine", daemon=True).start()
         self._scorer: Scorer | None = None
         self._failure: ConfscoreError | None = None
         # Ray would start a failing constructor again and again; a failing call ends the job with its reason.
         try:
-            self._scorer = self._run(_open(guard, config))
+            self._scorer = self._run(_open(guard, config, open_scorer))
         except ConfscoreError as error:
             self._failure = error
         except Exception as error:  # engines raise whatever their libraries raise
             self._failure = EngineError(f"the engine could not be started: {type(error).__name__}: {error}")
         else:
             progress.ready.remote()
+            threading.Thread(target=self._watch, args=(self._scorer,), name="watch", daemon=True).start()
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Score a block; one row out for each row in, in the same order."""
         if self._failure is not None:
             raise self._failure
+        if not table.num_rows:
+            return self._schema.empty_table()
         rows = zip(*(table[name].to_pylist() for name in ("doc_id", "content", "fault")), strict=True)
-        scores = self._run(self._score_all([as_document(*row) for row in rows]))
+        documents = [as_document(*row) for row in rows]
+        keys, ids = table[ROW_KEY].to_pylist(), table["doc_id"].to_pylist()
+
+        def score(start: int, end: int) -> list[Score]:
+            return self._run(self._score_all(documents[start:end]))
+
+        try:
+            scores = score_marked(self._marks, self._turns, keys, ids, score)
+        except EngineError as error:
+            self._give_up(str(error))
         arrays = scores_to_arrays(scores, self._columns)
         arrays |= {column.name: table[column.name] for column in self._columns.carried}
         arrays["run_id"] = pa.array([self._run_id] * len(scores), pa.string())
         arrays["scored_at"] = pa.array([datetime.now(UTC)] * len(scores), pa.timestamp("us", tz="UTC"))
+        arrays[ROW_KEY] = table[ROW_KEY]
         return pa.table([arrays[name] for name in self._schema.names], schema=self._schema)
 
     async def _score_all(self, documents: Sequence[Document]) -> list[Score]:
@@ -93,6 +135,8 @@ class ScoringActor:
     async def _score(self, document: Document) -> Score:
         assert self._scorer is not None
         score = await self._scorer.score(document)
+        if score.status == "error" and document.fault is None:
+            score = await self._scorer.score(document)
         self._unreported.append(score)
         if time.monotonic() - self._reported_at > REPORT_EVERY_S:
             self._report()
@@ -103,6 +147,24 @@ class ScoringActor:
         scores, self._unreported = self._unreported, []
         self._reported_at = time.monotonic()
         self._progress.add.remote(_counts(scores))
+
+    def _watch(self, scorer: Scorer) -> None:
+        """Give the engine up if requests wait and none has been answered for too long."""
+        answered, since = -1, time.monotonic()
+        while self._scorer is not None:
+            if scorer.answered != answered or not scorer.waiting:
+                answered, since = scorer.answered, time.monotonic()
+            elif time.monotonic() - since > self._timeout_s:
+                self._give_up(f"the engine answered no request for {self._timeout_s:g} s (cluster.request_timeout_s)")
+            time.sleep(min(_WATCH_EVERY_S, self._timeout_s / 4))
+
+    def _give_up(self, reason: str) -> NoReturn:
+        """Tell the driver, and end this process, so that Ray starts another one."""
+        print(f"confscore: engine given up: {reason}", flush=True)
+        told = self._progress.lost.remote(reason)
+        if hasattr(told, "future"):  # sent, not only asked for: the process ends with the next line
+            told.future().result(timeout=10)
+        os._exit(_ENGINE_LOST)
 
     def __del__(self) -> None:
         """Stop the engine in order when Ray lets the actor go."""
@@ -115,7 +177,12 @@ class ScoringActor:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
 
-async def _open(guard: Guard, config: Config) -> Scorer:
+def staged_schema(columns: Columns) -> pa.Schema:
+    """Return the schema of staged rows: a score table's, and the key that tells rows apart."""
+    return score_schema(columns).append(pa.field(ROW_KEY, pa.int64(), nullable=False))
+
+
+async def _open(guard: Guard, config: Config, open_scorer: OpenScorer) -> Scorer:
     scorer = open_scorer(guard, config.model, config.scoring)
     await scorer.warm_up()
     return scorer

@@ -11,7 +11,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from confscore import console
+from confscore import console, supervise
 from confscore.config import Config, ModelConfig, dump, load, read_model
 from confscore.errors import ConfigError, ConfscoreError
 from confscore.guards import REGISTRY, resolve
@@ -45,8 +45,15 @@ DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 @app.command()
 def score(config: ConfigOption, set_: SetOption = None, debug: DebugOption = False) -> None:
     """Score a corpus on a Ray cluster and publish its score table."""
-    with plain_errors(debug):
-        code = run_score(load(config, set_ or []))
+    if not supervise.is_child():
+        again = [*(f"--set={each}" for each in set_ or []), *(["--debug"] if debug else [])]
+        status = supervise.run_as_child(["score", f"--config={config}", *again])
+        raise typer.Exit(Exit.FAILED if status is None else status)
+    try:
+        with plain_errors(debug):
+            code = run_score(load(config, set_ or []))
+    finally:
+        supervise.tell_verdict()
     raise typer.Exit(code)
 
 

@@ -54,6 +54,7 @@ class InputConfig(Section):
     text_column: str | None = None
     messages_column: str | None = None
     carry_columns: tuple[str, ...] = ()
+    on_bad_file: Literal["fail", "skip"] = "fail"
 
     @model_validator(mode="after")
     def _one_source_of_text(self) -> Self:
@@ -110,6 +111,7 @@ class ScoringConfig(Section):
     bounds: bool = False
     top_answers: Annotated[int, Field(ge=0, le=1000)] = 0
     error_fraction_allowed: Annotated[float, Field(ge=0, le=1)] = 0
+    max_failed_fraction: Annotated[float, Field(gt=0, le=1)] = 0.5
 
     @model_validator(mode="after")
     def _paper_is_raw(self) -> Self:
@@ -144,6 +146,7 @@ class ClusterConfig(Section):
     rows_per_block: Count = 512
     blocks_in_flight: Count = 4
     start_timeout_s: Annotated[float, Field(gt=0)] = 900
+    request_timeout_s: Annotated[float, Field(gt=0)] = 600
 
     @model_validator(mode="after")
     def _range_ascends(self) -> Self:

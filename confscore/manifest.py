@@ -3,7 +3,8 @@
 Everything a run keeps to itself lies in ``<output.path>/_confscore/<run_id>/``: staged rows while it works,
 then its manifest and its effective configuration. Names that start with ``_`` are no data to Hive-style readers
 (Spark, Trino, pyarrow), and nothing in there ends in ``.parquet``, so that a glob does not catch it either. A
-run is committed when, and only when, its ``manifest.json`` exists.
+run's part of the table is the folder ``<output.path>/run=<run_id>/``. A run is committed when, and only when, its
+``manifest.json`` exists.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import uuid
+import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 
 from pyarrow import fs
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -23,7 +25,8 @@ from confscore.errors import TableError
 
 LEDGER = "_confscore"
 MANIFEST = "manifest.json"
-_RUN_ID_LENGTH = len("run-") + 16
+PREPARED = "prepared.json"
+"""The manifest of a run whose files are finished and on their way into the table."""
 
 
 class _Record(BaseModel):
@@ -90,6 +93,13 @@ class InputFile(_Record):
     modified_ns: int
 
 
+class SkippedFile(_Record):
+    """A corpus file that could not be read and was left out, as ``input.on_bad_file: skip`` asks for."""
+
+    path: str
+    reason: str
+
+
 class OutputFile(_Record):
     """A file of the score table, with its path below ``output.path``."""
 
@@ -112,6 +122,7 @@ class Manifest(_Record):
     versions: dict[str, str]
     input_path: str
     input_files: tuple[InputFile, ...]
+    skipped_files: tuple[SkippedFile, ...]
     output_files: tuple[OutputFile, ...]
     columns: tuple[str, ...]
     partition_by: tuple[str, ...]
@@ -159,13 +170,10 @@ class RunFolder:
         ``output.path``, local or a URI.
     run_id : str
         The run.
-    attempt : str
-        Tells starts of the same run apart, so that none removes what another one has staged.
     """
 
     output: str
     run_id: str
-    attempt: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
 
     @property
     def filesystem(self) -> fs.FileSystem:
@@ -183,14 +191,58 @@ class RunFolder:
         return f"{self.table}/{LEDGER}/{self.run_id}"
 
     @property
-    def staging(self) -> str:
-        """Return where scored rows wait for publication."""
-        return f"{self.path}/{self.attempt}/staging"
+    def locks(self) -> str:
+        """Return where starts claim the table."""
+        return f"{self.table}/{LEDGER}/claims"
 
     @property
-    def compacted(self) -> str:
+    def work(self) -> str:
+        """Return where a run keeps what is not finished: beside the table where that can be, else in its own folder.
+
+        Ray Data's notes are Parquet files, and files that become visible by one rename have their final names before:
+        below ``output.path`` a glob would catch both.
+        """
+        return f"{self.table}.{self.run_id}" if self._beside else f"{self.path}/work"
+
+    @property
+    def staging(self) -> str:
+        """Return where scored rows wait for publication."""
+        return f"{self.work}/staging"
+
+    @property
+    def checkpoints(self) -> str:
+        """Return where Ray Data notes which rows are staged."""
+        return f"{self.work}/checkpoints"
+
+    @property
+    def marks(self) -> str:
+        """Return where actors mark what they are about to score."""
+        return f"{self.work}/marks"
+
+    @property
+    def finished(self) -> str:
         """Return where finished files wait for publication."""
-        return f"{self.path}/{self.attempt}/compacted"
+        return f"{self.work}/finished"
+
+    @property
+    def published(self) -> str:
+        """Return the run's part of the table."""
+        return f"{self.table}/run={self.run_id}"
+
+    @property
+    def renames(self) -> bool:
+        """Say whether all files of a run can become visible by renaming their folder."""
+        return self._beside and isinstance(self.filesystem, fs.LocalFileSystem)
+
+    @property
+    def _beside(self) -> bool:
+        """Say whether there is room beside the table, on the same device."""
+        if not isinstance(self.filesystem, fs.LocalFileSystem):
+            return "/" in self.table  # else it is a whole bucket
+        table = Path(self.table)
+        if not os.access(table.parent, os.W_OK):
+            return not table.parent.exists()
+        return not table.exists() or table.stat().st_dev == table.parent.stat().st_dev
 
     def write(self, name: str, content: str) -> None:
         """Write a small file of the run so that it appears whole or not at all.
@@ -209,12 +261,24 @@ class RunFolder:
         except OSError as error:
             raise TableError(f"output.path {self.output}: cannot be written: {error}") from None
 
+    def read_manifest(self, name: str) -> Manifest | None:
+        """Return a manifest of the run, committed or prepared; ``None`` where there is none.
+
+        Raises
+        ------
+        TableError
+            It cannot be read.
+        """
+        path = f"{self.path}/{name}"
+        return _read_manifest(self.filesystem, path) if self.filesystem.get_file_info(path).is_file else None
+
     def clear(self) -> None:
-        """Remove what all attempts at this run have staged."""
+        """Remove what the run has staged, and what it left on the way to publication."""
         filesystem = self.filesystem
-        for info in filesystem.get_file_info(fs.FileSelector(self.path, allow_not_found=True)):
-            if info.type == fs.FileType.Directory:
-                filesystem.delete_dir(info.path)
+        if filesystem.get_file_info(self.work).type == fs.FileType.Directory:
+            filesystem.delete_dir(self.work)
+        if filesystem.get_file_info(f"{self.path}/{PREPARED}").is_file:
+            filesystem.delete_file(f"{self.path}/{PREPARED}")
 
 
 def read_manifests(output: str) -> list[Manifest]:
@@ -229,15 +293,18 @@ def read_manifests(output: str) -> list[Manifest]:
     selector = fs.FileSelector(f"{root.rstrip('/')}/{LEDGER}", allow_not_found=True, recursive=True)
     found = []
     for info in filesystem.get_file_info(selector):
-        if info.base_name != MANIFEST:
-            continue
-        try:
-            with filesystem.open_input_stream(info.path) as stream:
-                found.append(Manifest.model_validate_json(stream.read()))
-        except (OSError, ValidationError) as error:
-            reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-            raise TableError(f"{info.path}: is not a readable manifest: {reason}") from None
+        if info.base_name == MANIFEST:
+            found.append(_read_manifest(filesystem, info.path))
     return sorted(found, key=lambda manifest: manifest.committed_at)
+
+
+def _read_manifest(filesystem: fs.FileSystem, path: str) -> Manifest:
+    try:
+        with filesystem.open_input_stream(path) as stream:
+            return Manifest.model_validate_json(stream.read())
+    except (OSError, ValidationError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        raise TableError(f"{path}: is not a readable manifest: {reason}") from None
 
 
 def committed_before(
@@ -288,10 +355,11 @@ def committed_before(
 
 def _refuse_foreign(run: RunFolder, manifests: Sequence[Manifest]) -> None:
     """Refuse to publish among Parquet files that no committed run has written; an attempt at this run may have."""
-    known = {manifest.run_id for manifest in manifests} | {run.run_id}
+    known = {f"run={manifest.run_id}" for manifest in manifests} | {f"run={run.run_id}"}
     selector = fs.FileSelector(run.table, allow_not_found=True, recursive=True)
     for info in run.filesystem.get_file_info(selector):
-        if info.is_file and info.base_name.endswith(".parquet") and info.base_name[:_RUN_ID_LENGTH] not in known:
+        folder = info.path[len(run.table) + 1 :].partition("/")[0]
+        if info.is_file and info.base_name.endswith(".parquet") and folder not in known:
             raise TableError(
                 f"output.path {run.output}: holds a Parquet file that no committed run has written ({info.path}); "
                 "remove it, run the job that it is of again, or choose another folder"

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pds
@@ -20,9 +21,20 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 from pydantic import ValidationError
 
+from confscore.corpus import ROW_KEY
 from confscore.corpus.files import resolve
-from confscore.errors import JobError, TableError
-from confscore.manifest import MANIFEST, Counts, Manifest, OutputFile, Provenance, RunFolder, read_manifests
+from confscore.errors import TableError
+from confscore.manifest import (
+    MANIFEST,
+    PREPARED,
+    Counts,
+    Manifest,
+    OutputFile,
+    Provenance,
+    RunFolder,
+    read_manifests,
+)
+from confscore.rows import IntArray
 
 PROVENANCE_KEY = b"confscore.provenance"
 STAGED = ".staged"
@@ -47,15 +59,24 @@ class Compaction:
 
 @dataclass(frozen=True, slots=True)
 class Compacted:
-    """A file that is ready to be published, and what is in it."""
+    """A file that is ready to be published, and what is in it.
+
+    ``keys[i]`` is the row key of its i-th row in ascending order.
+    """
 
     file: OutputFile
     counts: Counts
+    keys: IntArray
 
 
 def plan_compactions(run: RunFolder, rows_per_file: int) -> list[Compaction]:
-    """Group staged files by partition into files of at most ``rows_per_file`` rows, as far as blocks allow."""
+    """Group staged files by partition into files of at most ``rows_per_file`` rows, as far as blocks allow.
+
+    What an earlier start has finished is removed: it may have lacked rows.
+    """
     filesystem = run.filesystem
+    if filesystem.get_file_info(run.finished).type == fs.FileType.Directory:
+        filesystem.delete_dir(run.finished)
     selector = fs.FileSelector(run.staging, recursive=True, allow_not_found=True)
     paths = sorted(info.path for info in filesystem.get_file_info(selector) if info.path.endswith(STAGED))
     with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as pool:
@@ -67,8 +88,9 @@ def plan_compactions(run: RunFolder, rows_per_file: int) -> list[Compaction]:
     plan: list[Compaction] = []
     for folder, files in sorted(folders.items()):
         for sources in _groups(files, rows_per_file):
-            name = f"{run.run_id}-{len(plan):05d}.parquet"
-            plan.append(Compaction(tuple(sources), f"{folder}/{name}" if folder else name))
+            name = f"part-{len(plan):05d}.parquet"
+            folders_in_run = f"run={run.run_id}/{folder}" if folder else f"run={run.run_id}"
+            plan.append(Compaction(tuple(sources), f"{folders_in_run}/{name}"))
     return plan
 
 
@@ -92,14 +114,15 @@ def compact(
     """
     filesystem = run.filesystem
     pieces = [pq.ParquetFile(filesystem.open_input_file(path)).read() for path in job.sources]
+    keys = np.sort(np.concatenate([piece[ROW_KEY].to_numpy() for piece in pieces]))
     table = pa.concat_tables(piece.select(schema.names).cast(schema) for piece in pieces)
     table = table.sort_by([("p_max", "descending"), ("doc_id", "ascending")])
     known = {PROVENANCE_KEY: provenance.model_dump_json().encode()}
-    target = f"{run.compacted}/{job.target}{STAGED}"
+    target = f"{run.finished}/{_inside(run, job.target)}{'' if run.renames else STAGED}"
     filesystem.create_dir(target.rpartition("/")[0], recursive=True)
     write_parquet(table.replace_schema_metadata(known), filesystem, target, rows_per_group)
     size = filesystem.get_file_info(target).size
-    return Compacted(OutputFile(path=job.target, rows=table.num_rows, bytes=size), _count(table))
+    return Compacted(OutputFile(path=job.target, rows=table.num_rows, bytes=size), _count(table), keys)
 
 
 def write_parquet(table: pa.Table, filesystem: fs.FileSystem, path: str, rows_per_group: int) -> None:
@@ -119,30 +142,56 @@ def write_parquet(table: pa.Table, filesystem: fs.FileSystem, path: str, rows_pe
         )
 
 
-def publish(run: RunFolder, files: Sequence[Compacted], manifest: Manifest) -> None:
-    """Put finished files into the table, then commit the run by its manifest, then remove what was staged.
+def publish(run: RunFolder, manifest: Manifest, still_ours: Callable[[], None]) -> None:
+    """Put finished files into the table, commit the run by its manifest, then remove what was staged.
 
-    Files that an attempt at the same run has left in the table are replaced or removed.
+    On a local disk all of them become visible by one rename; in an object store one after the other. A start that dies
+    in between leaves the manifest as ``prepared.json``, and :func:`finish` goes on from there.
+
+    Parameters
+    ----------
+    run : RunFolder
+        The run.
+    manifest : Manifest
+        Its record; its output files are all finished.
+    still_ours : callable
+        Raises unless this start still holds the table's lock.
+    """
+    still_ours()
+    run.write(PREPARED, manifest.model_dump_json(indent=2))
+    finish(run, manifest)
+
+
+def finish(run: RunFolder, manifest: Manifest) -> None:
+    """Make the files of a prepared run visible and commit it. Doing it again changes nothing.
 
     Raises
     ------
-    JobError
-        Another start of the same run has committed it in the meantime.
+    TableError
+        A finished file is gone.
     """
     filesystem = run.filesystem
-    if filesystem.get_file_info(f"{run.path}/{MANIFEST}").is_file:
-        raise JobError(f"{run.run_id} was committed by another start of the same job; its table is complete")
-    wanted = {f"{run.table}/{each.file.path}" for each in files}
-    for info in filesystem.get_file_info(fs.FileSelector(run.table, recursive=True, allow_not_found=True)):
-        left_over = info.base_name.startswith(f"{run.run_id}-") and info.base_name.endswith(".parquet")
-        if left_over and info.path not in wanted:
-            filesystem.delete_file(info.path)
-    for each in files:
-        target = f"{run.table}/{each.file.path}"
-        filesystem.create_dir(target.rpartition("/")[0], recursive=True)
-        filesystem.move(f"{run.compacted}/{each.file.path}{STAGED}", target)
+    if run.renames and filesystem.get_file_info(run.finished).type == fs.FileType.Directory:
+        filesystem.create_dir(run.table, recursive=True)
+        filesystem.move(run.finished, run.published)
+    for each in manifest.output_files:
+        target = f"{run.table}/{each.path}"
+        source = f"{run.finished}/{_inside(run, each.path)}{STAGED}"
+        if filesystem.get_file_info(source).is_file:
+            filesystem.create_dir(target.rpartition("/")[0], recursive=True)
+            filesystem.move(source, target)
+        if filesystem.get_file_info(target).size != each.bytes:
+            raise TableError(
+                f"{target}: had {each.bytes} bytes when it was finished and is gone; remove {run.path} and "
+                f"{run.published}, and start the job again"
+            )
     run.write(MANIFEST, manifest.model_dump_json(indent=2))
     run.clear()
+
+
+def _inside(run: RunFolder, path: str) -> str:
+    """Return a file's path below the run's part of the table."""
+    return path[len(f"run={run.run_id}/") :]
 
 
 def open_table(path: str) -> pds.Dataset:

@@ -19,8 +19,8 @@ from confscore.baselines import entropy_score, greedy_score, logtoku_score, prob
 from confscore.bounds import Bounds
 from confscore.confidence import GreedyAnswer, conditional, joint, read_greedy
 from confscore.config import ScoringConfig
-from confscore.engines.base import Engine
-from confscore.errors import RowError
+from confscore.engines.base import Engine, Rollout
+from confscore.errors import ConfscoreError, RowError
 from confscore.paper import PaperSearch, paper_conditional, paper_joint
 from confscore.prompt import Prompter, Prompts
 from confscore.rows import Document, FloatArray, Score, Status, TopAnswer
@@ -82,6 +82,11 @@ class Scorer:
         What is computed, and how far.
     log_vocabulary : float
         Logarithm of the number of tokens the model knows.
+
+    Attributes
+    ----------
+    answered, waiting : int
+        Requests that the engine has answered, and that it has not answered yet.
     """
 
     def __init__(
@@ -99,6 +104,9 @@ class Scorer:
         self._engine = engine
         self._scoring = scoring
         self._log_vocabulary = log_vocabulary
+        self._turn = asyncio.Semaphore(engine.documents_at_once)
+        self.answered = 0
+        self.waiting = 0
         self._extras = scoring.extra_estimators
         self._rule = StoppingRule(
             normalization=scoring.normalization,
@@ -124,11 +132,16 @@ class Scorer:
             rule = replace(self._rule, budget=share)
             # Questions about one document share the beginning of their prompts. The first one goes ahead, so that the
             # engine has it in its cache for the others.
-            trees = [await self._explore_all(asked[0], rule)]
-            trees += await asyncio.gather(*(self._explore_all(prompts, rule) for prompts in asked[1:]))
+            async with self._turn:
+                trees = [await self._explore_all(asked[0], rule)]
+                trees += await asyncio.gather(*(self._explore_all(prompts, rule) for prompts in asked[1:]))
             return self._summarize(document.doc_id, trees, asked)
         except RowError as error:
             return Score(document.doc_id, "error", error=str(error))
+        except ConfscoreError:
+            raise
+        except Exception as error:  # whatever a tokenizer or a template makes of one text must not end the night
+            return Score(document.doc_id, "error", error=f"unexpected {type(error).__name__}: {error}")
 
     async def close(self) -> None:
         """Stop the engine in order."""
@@ -146,10 +159,18 @@ class Scorer:
         if self._scoring.procedure == "paper":
             tree = PaperSearch(self._automaton, self._scoring.paper, rule.budget)
         while wanted := tree.wanted():
-            rollouts = await asyncio.gather(*(self._engine.rollout(prompt, prefix) for prefix in wanted))
+            rollouts = await asyncio.gather(*(self._ask(prompt, prefix) for prefix in wanted))
             for prefix, rollout in zip(wanted, rollouts, strict=True):
                 tree.add(prefix, rollout.tokens, rollout.log_probs, rollout.log_normalizers)
         return tree
+
+    async def _ask(self, prompt: list[int], prefix: Prefix) -> Rollout:
+        self.waiting += 1
+        try:
+            return await self._engine.rollout(prompt, prefix)
+        finally:
+            self.waiting -= 1
+            self.answered += 1
 
     def _summarize(self, doc_id: str, trees: Sequence[Sequence[Exploration]], asked: Sequence[Prompts]) -> Score:
         """Put questions and windows together; ``trees[q][w]`` belongs to window ``w`` of question ``q``."""

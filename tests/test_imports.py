@@ -101,7 +101,7 @@ def test_one_module_imports_vllm() -> None:
 
 
 def test_one_module_imports_ray() -> None:
-    assert importers("ray", at_run_time=False) == {"pipeline"}
+    assert {name.split(".")[0] for name in importers("ray", at_run_time=False)} == {"pipeline"}
 
 
 def test_one_engine_imports_torch() -> None:

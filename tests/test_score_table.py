@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 
 import duckdb
@@ -11,8 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from confscore.corpus import ROW_KEY
 from confscore.errors import JobError, TableError
 from confscore.manifest import (
+    PREPARED,
     Counts,
     InputFile,
     Manifest,
@@ -24,7 +27,7 @@ from confscore.manifest import (
     run_identity,
 )
 from confscore.rows import Columns, Score, score_schema, scores_to_arrays
-from confscore.score_table import STAGED, compact, open_table, plan_compactions, provenance_of, publish
+from confscore.score_table import STAGED, compact, finish, open_table, plan_compactions, provenance_of, publish
 
 CODES = ("S1", "S2")
 COLUMNS = Columns(CODES, bounds=True)
@@ -66,6 +69,7 @@ def stage(run: RunFolder, name: str, scores: list[Score]) -> None:
     arrays["scored_at"] = pa.array([pd.Timestamp("2026-11-22", tz="UTC")] * len(scores), pa.timestamp("us", tz="UTC"))
     path = Path(run.staging) / f"{name}{STAGED}"
     path.parent.mkdir(parents=True, exist_ok=True)
+    arrays[ROW_KEY] = pa.array([zlib.crc32(score.doc_id.encode()) for score in scores], pa.int64())
     pq.write_table(pa.table(arrays), path)
 
 
@@ -81,6 +85,7 @@ def manifest(run: RunFolder, counts: Counts, **changes: object) -> Manifest:
         "versions": {},
         "input_path": "corpus",
         "input_files": FILES,
+        "skipped_files": (),
         "output_files": (),
         "columns": NAMES,
         "partition_by": (),
@@ -93,12 +98,36 @@ def run(tmp_path: Path) -> RunFolder:
     return RunFolder(str(tmp_path / "scores"), "run-0123456789abcdef")
 
 
-def published(run: RunFolder, rows_per_file: int = 1000) -> Counts:
+def finished(run: RunFolder, rows_per_file: int = 1000) -> Manifest:
     schema = score_schema(COLUMNS)
     files = [compact(run, job, schema, PROVENANCE, 100) for job in plan_compactions(run, rows_per_file)]
     counts = add_counts(each.counts for each in files)
-    publish(run, files, manifest(run, counts))
-    return counts
+    return manifest(run, counts, output_files=tuple(each.file for each in files))
+
+
+def published(run: RunFolder, rows_per_file: int = 1000) -> Counts:
+    record = finished(run, rows_per_file)
+    publish(run, record, lambda: None)
+    return record.counts
+
+
+def visible(run: RunFolder) -> list[str]:
+    """Return the document ids that a reader with a plain glob sees."""
+    if not list(Path(run.table).glob("**/*.parquet")):
+        return []
+    return [row[0] for row in duckdb.sql(f"SELECT doc_id FROM '{run.table}/**/*.parquet' ORDER BY doc_id").fetchall()]
+
+
+class InAStore(RunFolder):
+    """A run whose files become visible one after the other, as in an object store."""
+
+    @property
+    def renames(self) -> bool:
+        return False
+
+    @property
+    def work(self) -> str:
+        return f"{self.path}/work"
 
 
 def test_rows_are_sorted_by_p_max_in_lossless_compact_encodings(run: RunFolder) -> None:
@@ -159,7 +188,7 @@ def test_nothing_is_visible_before_publication(run: RunFolder) -> None:
     compact(run, job, score_schema(COLUMNS), PROVENANCE, 10)
     assert duckdb.sql(f"SELECT * FROM glob('{run.table}/**/*.parquet')").fetchall() == []
     assert read_manifests(run.output) == []
-    with pytest.raises(TableError, match="is not a score table"):
+    with pytest.raises(TableError, match="no such score table"):
         open_table(run.output)
 
 
@@ -187,30 +216,74 @@ def test_files_that_no_committed_run_has_written_are_refused(run: RunFolder) -> 
     pq.write_table(pa.table({"x": [1]}), stray)
     with pytest.raises(TableError, match=r"that no committed run has written \(.*other\.parquet\)"):
         found_before(run)
-    stray.rename(stray.parent / f"{another(run).run_id}-00000.parquet")  # of a run that died while it published
+    theirs = Path(another(run).published) / "part-00000.parquet"  # of a run that died while it published
+    theirs.parent.mkdir()
+    stray.rename(theirs)
     with pytest.raises(TableError, match="that no committed run has written"):
         found_before(run)
     assert found_before(another(run), files=()) is None  # the run itself may go on
 
 
-def test_what_a_dead_attempt_has_published_is_replaced(run: RunFolder) -> None:
+def test_publication_goes_on_where_a_dead_start_left_it(run: RunFolder) -> None:
+    stage(run, "date=1/a", [scored("1", [0.9, 0.1])])
+    stage(run, "date=2/a", [scored("2", [0.8, 0.1])])
+    record = finished(run)
+    assert visible(run) == [], "finished files are not in the table yet"
+    run.write(PREPARED, record.model_dump_json())
+    assert run.read_manifest(PREPARED) == record
+    Path(run.finished).rename(run.published)  # the start died right after this
+    assert read_manifests(run.output) == []
+    finish(run, record)
+    assert visible(run) == ["1", "2"]
+    assert read_manifests(run.output) == [record]
+    assert not Path(run.finished).exists()
+    finish(run, record)  # and once more
+    assert visible(run) == ["1", "2"]
+
+
+@pytest.mark.parametrize("moved", [0, 1, 2])
+def test_publication_file_by_file_goes_on_too(tmp_path: Path, moved: int) -> None:
+    run = InAStore(str(tmp_path / "scores"), "run-0123456789abcdef")
+    stage(run, "date=1/a", [scored("1", [0.9, 0.1])])
+    stage(run, "date=2/a", [scored("2", [0.8, 0.1])])
+    record = finished(run)
+    assert visible(run) == []
+    for each in record.output_files[:moved]:
+        target = Path(run.table) / each.path
+        target.parent.mkdir(parents=True)
+        (Path(run.finished) / (each.path.removeprefix(f"run={run.run_id}/") + STAGED)).rename(target)
+    finish(run, record)
+    assert visible(run) == ["1", "2"]
+    assert [path.name for path in Path(run.path).iterdir()] == ["manifest.json"]
+
+
+def test_a_finished_file_that_is_gone_is_not_committed(run: RunFolder) -> None:
     stage(run, "a", [scored("1", [0.9, 0.1])])
-    for number in (0, 7):
-        path = Path(run.table) / f"{run.run_id}-{number:05d}.parquet"
-        pq.write_table(pa.table({"doc_id": ["old"]}), path)
-    published(run)
-    assert [path.name for path in Path(run.table).glob("*.parquet")] == [f"{run.run_id}-00000.parquet"]
-    assert duckdb.sql(f"SELECT doc_id FROM '{run.table}/*.parquet'").fetchall() == [("1",)]
+    record = finished(run)
+    next(Path(run.finished).rglob("*.parquet")).unlink()
+    with pytest.raises(TableError, match="bytes when it was finished and is gone"):
+        finish(run, record)
+    assert read_manifests(run.output) == []
 
 
-def test_one_of_two_starts_wins_and_the_other_is_told(run: RunFolder) -> None:
-    first, second = run, RunFolder(run.output, run.run_id)
-    stage(first, "a", [scored("1", [0.9, 0.1])])
-    stage(second, "a", [scored("1", [0.9, 0.1])])
-    published(first)
-    with pytest.raises(JobError, match="was committed by another start"):
-        publish(second, [], manifest(second, Counts(read=0, scored=0, bounded=0, error=0, requests=0, prompt_tokens=0)))
-    assert duckdb.sql(f"SELECT doc_id FROM '{run.table}/*.parquet'").fetchall() == [("1",)]
+def test_a_start_that_lost_the_lock_publishes_nothing(run: RunFolder) -> None:
+    stage(run, "a", [scored("1", [0.9, 0.1])])
+
+    def lost() -> None:
+        raise JobError("lost")
+
+    with pytest.raises(JobError, match="lost"):
+        publish(run, finished(run), lost)
+    assert visible(run) == []
+    assert not Path(run.path, PREPARED).exists()
+
+
+def test_files_finished_by_an_earlier_start_are_made_anew(run: RunFolder) -> None:
+    stage(run, "a", [scored("1", [0.9, 0.1])])
+    finished(run)
+    stage(run, "b", [scored("2", [0.8, 0.1])])
+    assert published(run).read == 2
+    assert visible(run) == ["1", "2"]
 
 
 def test_the_same_run_is_found_again(run: RunFolder) -> None:

@@ -20,12 +20,14 @@ from pyarrow import fs
 from confscore.config import InputConfig
 from confscore.corpus import cells
 from confscore.corpus.files import CorpusFile, find_files, resolve
-from confscore.corpus.formats import Part, Raw, Wanted, as_text, csv_header, jsonl_keys, parquet_parts, read
+from confscore.corpus.formats import ROW_BITS, Part, Raw, Wanted, as_text, csv_header, jsonl_keys, parquet_parts, read
 from confscore.errors import CorpusError
 
 __all__ = ["Corpus", "CorpusFile", "Part", "RowReader", "open_corpus", "resolve"]
 
 PART_BYTES = 32 << 20
+ROW_KEY = "row_key"
+"""The column that tells rows of one corpus apart while they are worked on: file number and row number."""
 _LOOKS_AT_ONCE = 16
 _MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 
@@ -47,13 +49,15 @@ class RowReader:
 
     @property
     def schema(self) -> pa.Schema:
-        """Return the schema of :meth:`tables`: ``doc_id``, ``content``, ``fault``, then the carried columns.
+        """Return the schema of :meth:`tables`: ``row_key``, ``doc_id``, ``content``, ``fault``, then carried columns.
 
-        ``content`` is text, or a list of messages where the corpus has a ``messages_column``. Exactly one of
+        ``row_key`` is ``file.number * 2**40 + row number``, so it is unique in a corpus and takes 8 bytes, whatever ids
+        look like. ``content`` is text, or a list of messages where the corpus has a ``messages_column``. Exactly one of
         ``content`` and ``fault`` is null.
         """
         content = pa.string() if self.config.messages_column is None else _MESSAGES
-        fixed = [pa.field("doc_id", pa.string(), nullable=False), pa.field("content", content)]
+        fixed = [pa.field(ROW_KEY, pa.int64(), nullable=False), pa.field("doc_id", pa.string(), nullable=False)]
+        fixed.append(pa.field("content", content))
         return pa.schema([*fixed, pa.field("fault", pa.string()), *self.carried])
 
     def tables(self, part: Part, rows: int) -> Iterator[pa.Table]:
@@ -67,6 +71,17 @@ class RowReader:
         filesystem, _ = resolve(self.config.path)
         for raw in read(filesystem, part, self.config.format, self._wanted(part), rows):
             yield self._table(part.file, raw)
+
+    def name_rows(self, corpus_files: Sequence[CorpusFile], keys: npt.NDArray[np.int64]) -> list[str]:
+        """Return the places of rows in words, from their row keys."""
+        return [f"{corpus_files[key >> ROW_BITS].path} row {key & ((1 << ROW_BITS) - 1)}" for key in keys.tolist()]
+
+    def count(self, part: Part) -> int:
+        """Return how many rows a part has, by reading it where that is not known."""
+        if part.rows is not None:
+            return part.rows
+        filesystem, _ = resolve(self.config.path)
+        return sum(len(raw.numbers) for raw in read(filesystem, part, self.config.format, Wanted(()), 1 << 16))
 
     def id_hashes(self, part: Part) -> npt.NDArray[np.uint64]:
         """Return a 64-bit hash of each row's document id, in order. Reads no column but the ids'.
@@ -130,7 +145,9 @@ class RowReader:
             contents.append(content)
             faults.append(fault)
         keys = dict(file.partition)
-        columns = [pa.array(ids, pa.string()), pa.array(contents, self.schema.field("content").type)]
+        keys_of_rows = np.asarray(raw.numbers, dtype=np.int64) + (file.number << ROW_BITS)
+        columns = [pa.array(keys_of_rows), pa.array(ids, pa.string())]
+        columns.append(pa.array(contents, self.schema.field("content").type))
         columns.append(pa.array(faults, pa.string()))
         for column in self.carried:
             if column.name in keys:
@@ -157,12 +174,15 @@ class Corpus:
         All of them, cut into pieces of work; together they hold every row once.
     ignored : tuple of str
         Names of files that were found and do not look like the configured format.
+    bad : tuple of (str, str)
+        Path and reason of files that cannot be read and are skipped, as ``on_bad_file: skip`` asks for.
     """
 
     reader: RowReader
     files: tuple[CorpusFile, ...]
     parts: tuple[Part, ...]
     ignored: tuple[str, ...]
+    bad: tuple[tuple[str, str], ...] = ()
 
     @property
     def rows(self) -> int | None:
@@ -191,18 +211,32 @@ def open_corpus(config: InputConfig, carry: Sequence[str] = ()) -> Corpus:
     carried = tuple(dict.fromkeys([*config.carry_columns, *carry]))
     if config.format == "parquet":
         with ThreadPoolExecutor(_LOOKS_AT_ONCE) as pool:
-            looks = list(pool.map(lambda file: parquet_parts(filesystem, file, PART_BYTES), files))
-        parts = [part for pieces, _ in looks for part in pieces]
-        schemas = {file.path: schema for file, (_, schema) in zip(files, looks, strict=True)}
+            looks = list(pool.map(lambda file: _look(filesystem, file), files))
+        bad = [(file, look) for file, look in zip(files, looks, strict=True) if isinstance(look, CorpusError)]
+        if bad and (config.on_bad_file == "fail" or len(bad) == len(files)):
+            raise bad[0][1]
+        good = [(file, look) for file, look in zip(files, looks, strict=True) if not isinstance(look, CorpusError)]
+        parts = [part for _, (pieces, _) in good for part in pieces]
+        schemas = {file.path: schema for file, (_, schema) in good}
         for path, schema in schemas.items():
             _check_types(config, path, schema)
     else:
+        bad = []
         parts = [Part(file) for file in files]
         schemas = {file.path: _untyped(config, filesystem, file) for file in files if config.format == "csv"}
         if config.format == "jsonl":
             _check_keys(config, filesystem, files)
     fields = [_carried_field(name, files, schemas, config) for name in carried]
-    return Corpus(RowReader(config, pa.schema(fields)), tuple(files), tuple(parts), tuple(ignored))
+    reader = RowReader(config, pa.schema(fields))
+    skipped = tuple((file.path, str(error)) for file, error in bad)
+    return Corpus(reader, tuple(files), tuple(parts), tuple(ignored), skipped)
+
+
+def _look(filesystem: fs.FileSystem, file: CorpusFile) -> tuple[list[Part], pa.Schema] | CorpusError:
+    try:
+        return parquet_parts(filesystem, file, PART_BYTES)
+    except CorpusError as error:
+        return error
 
 
 def _check_keys(config: InputConfig, filesystem: fs.FileSystem, files: Sequence[CorpusFile]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import unquote
 
 from pyarrow import fs
@@ -37,6 +37,8 @@ class CorpusFile:
         Time of the last change, in nanoseconds since 1970; 0 where the store does not say.
     partition : tuple of (str, str or None)
         Hive partition keys and values in the path, outermost first.
+    number : int
+        Its place among the files of the corpus, in the order of their names.
     """
 
     path: str
@@ -44,6 +46,7 @@ class CorpusFile:
     size: int
     modified_ns: int
     partition: tuple[tuple[str, str | None], ...]
+    number: int = 0
 
 
 def resolve(path: str) -> tuple[fs.FileSystem, str]:
@@ -113,7 +116,8 @@ def find_files(path: str, kind: InputFormat) -> tuple[list[CorpusFile], list[str
     if not files:
         also = f"; {len(ignored)} files of other kinds were found, such as {ignored[0]}" if ignored else ""
         raise CorpusError(f"input.path {path}: no {kind} file in it ({', '.join(SUFFIXES[kind])}){also}")
-    return sorted(files, key=lambda file: file.name), sorted(ignored)
+    in_order = sorted(files, key=lambda file: file.name)
+    return [replace(file, number=number) for number, file in enumerate(in_order)], sorted(ignored)
 
 
 def _file(info: fs.FileInfo, name: str) -> CorpusFile:

@@ -24,6 +24,8 @@ from confscore.errors import CorpusError
 
 _LONGEST_FIELD = 2**31 - 1
 _BOM = b"\xef\xbb\xbf"
+ROW_BITS = 40
+"""A row's key is its file's number, shifted by so many bits, and its number in the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,11 @@ class Part:
     first_row: int = 0
     rows: int | None = None
     row_groups: tuple[int, ...] = ()
+
+    @property
+    def first_key(self) -> int:
+        """Return the key of its first row."""
+        return (self.file.number << ROW_BITS) + self.first_row
 
 
 @dataclass(frozen=True, slots=True)

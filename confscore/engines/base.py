@@ -59,9 +59,13 @@ class Engine(Protocol):
     ----------
     max_length : int
         The most tokens a prompt and its answer may have together.
+    documents_at_once : int
+        How many documents are worth having in work side by side. An engine that answers one request at a time would
+        otherwise advance thousands and finish none for long.
     """
 
     max_length: int
+    documents_at_once: int
 
     async def warm_up(self) -> None:
         """Do once what would otherwise make the first documents wait."""

@@ -36,6 +36,7 @@ class TableEngine:
         self._next = next_log_probs
         self._seconds = seconds
         self.max_length = 1 << 20
+        self.documents_at_once = 1 << 20
 
     async def rollout(self, prompt: Sequence[int], prefix: Sequence[int]) -> Rollout:
         """Decode greedily; ties go to the earlier column."""

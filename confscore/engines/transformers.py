@@ -74,6 +74,7 @@ class TransformersEngine:
         self._columns = torch.as_tensor(answers.alphabet, device=self._model.device)
         longest = self._model.config.max_position_embeddings
         self.max_length: int = int(str(given["max_model_len"] or longest))
+        self.documents_at_once = 4
         self._turn = asyncio.Lock()
 
     async def rollout(self, prompt: Sequence[int], prefix: Sequence[int]) -> Rollout:

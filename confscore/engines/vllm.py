@@ -92,6 +92,7 @@ class VllmEngine:
             raise EngineError(f"vLLM could not load {source}: {error}") from error
         self._llm: AsyncLLM | None = llm
         self.max_length: int = llm.model_config.max_model_len
+        self.documents_at_once = 1 << 20  # vLLM queues what does not fit
         self._numbers = itertools.count()
         self._sampling: dict[tuple[int, int], SamplingParams] = {}
 

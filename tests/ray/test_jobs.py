@@ -176,7 +176,7 @@ def test_ray_job_submit(
     assert not list((tmp_path / "other").glob("**/*.parquet"))
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", [pytest.param(signal.SIGINT, marks=pytest.mark.chaos), signal.SIGTERM])
 def test_an_interrupted_job_says_so_publishes_nothing_and_can_be_run_again(
     settings: dict, write_config, tmp_path: Path, how: signal.Signals
 ) -> None:

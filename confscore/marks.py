@@ -1,0 +1,161 @@
+"""Finding the row that ends its process.
+
+A row may crash an engine, or make it take all memory. Whoever starts the engine again must not hand it the same row for
+ever. So a group of rows is marked before it is scored and unmarked afterwards: a mark that is found at the start of a
+group says that a process died over it. Such a group is cut into smaller ones, down to single rows, and a row over which
+processes died when nothing else was in work becomes an ``error`` row.
+
+Marks are files, because whatever is in memory dies with the process. They cost two small writes a block.
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from pyarrow import fs
+
+from confscore.corpus import resolve
+from confscore.rows import Score
+
+STRIKES = 2
+"""So many processes have to die over a block before it is cut up, and over a single row before it is given up."""
+_CUTS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """Marks of one run.
+
+    Attributes
+    ----------
+    output : str
+        ``output.path``, which says on which filesystem they are.
+    folder : str
+        Where they are on it.
+    """
+
+    output: str
+    folder: str
+
+    def begin(self, group: str) -> int:
+        """Mark a group, and return how many marks were there already."""
+        filesystem, _ = resolve(self.output)
+        place = f"{self.folder}/{group}"
+        found = filesystem.get_file_info(fs.FileSelector(place, allow_not_found=True))
+        filesystem.create_dir(place, recursive=True)
+        with filesystem.open_output_stream(f"{place}/{uuid.uuid4().hex}"):
+            pass
+        return len(found)
+
+    def end(self, group: str) -> None:
+        """Take all marks of a group away."""
+        filesystem, _ = resolve(self.output)
+        filesystem.delete_dir(f"{self.folder}/{group}")
+
+
+@dataclass(slots=True)
+class Turns:
+    """Lets ordinary groups run side by side, and a suspicious one alone."""
+
+    _changed: threading.Condition = field(default_factory=threading.Condition)
+    _running: int = 0
+    _alone: bool = False
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        """Run beside other ordinary groups."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._alone)
+            self._running += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._running -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Run while nothing else does."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._alone)
+            self._alone = True
+            self._changed.wait_for(lambda: self._running == 0)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._alone = False
+                self._changed.notify_all()
+
+
+def score_marked(
+    marks: Marks, turns: Turns, keys: Sequence[int], ids: Sequence[str], score: Callable[[int, int], list[Score]]
+) -> list[Score]:
+    """Score a block of rows, and give up rows that end their process.
+
+    Parameters
+    ----------
+    marks : Marks
+        The run's.
+    turns : Turns
+        The process's: shared by all blocks it works on.
+    keys, ids : sequence, length n
+        Row keys and document ids.
+    score : callable
+        ``score(start, end)`` scores the rows ``start:end`` side by side.
+
+    Returns
+    -------
+    list of Score, length n
+    """
+    group = _name(keys, 0, len(keys))
+    if marks.begin(group) < STRIKES:
+        with turns.shared():
+            scores = score(0, len(keys))
+    else:
+        with turns.alone():
+            scores = _cut(marks, keys, ids, 0, len(keys), score)
+    marks.end(group)
+    return scores
+
+
+def _cut(
+    marks: Marks,
+    keys: Sequence[int],
+    ids: Sequence[str],
+    start: int,
+    end: int,
+    score: Callable[[int, int], list[Score]],
+) -> list[Score]:
+    """Score rows in smaller groups, one after the other; one over which a process dies is cut again."""
+    if end - start == 1:
+        return [_given_up(ids[start])]
+    size = -(-(end - start) // _CUTS)
+    scores: list[Score] = []
+    for first in range(start, end, size):
+        last = min(first + size, end)
+        group = _name(keys, first, last)
+        most = STRIKES if last - first == 1 else 1
+        if marks.begin(group) < most:
+            scores += score(first, last)
+        else:
+            scores += _cut(marks, keys, ids, first, last, score)
+        marks.end(group)
+    return scores
+
+
+def _given_up(doc_id: str) -> Score:
+    return Score(
+        doc_id,
+        "error",
+        error=f"the engine's process ended {STRIKES} times while it scored this document and no other",
+    )
+
+
+def _name(keys: Sequence[int], start: int, end: int) -> str:
+    return f"{keys[start]}-{keys[end - 1]}-{end - start}"

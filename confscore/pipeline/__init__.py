@@ -1,0 +1,202 @@
+"""The job on a cluster: look through, restore, score, stage, publish. The only package that imports Ray."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+# Set before Ray is imported: a batch job reports to nobody, and Ray's own notices are not for its readers.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+# A thread that outlives its cluster must not join whatever other cluster runs on this machine.
+os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
+
+import numpy as np
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, DataContext
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from confscore.actor import OpenScorer, Progress, ScoringActor
+from confscore.corpus import Part
+from confscore.errors import JobError
+from confscore.loading import open_scorer
+from confscore.lock import locked
+from confscore.manifest import MANIFEST, NOTHING, PREPARED, Manifest, add_counts
+from confscore.pipeline.cluster import check_resources, connected, plain_errors
+from confscore.pipeline.preflight import Preflight, look_through
+from confscore.pipeline.restore import checkpointing, restore
+from confscore.pipeline.source import CorpusSource, StagedNames
+from confscore.pipeline.watch import Limits, OnProgress, watch
+from confscore.plan import Plan, versions
+from confscore.rows import IntArray
+from confscore.score_table import Compacted, compact, finish, plan_compactions, publish
+
+__all__ = ["OnProgress", "connected", "run_plan"]
+
+
+def run_plan(plan: Plan, on_progress: OnProgress, open_scorer: OpenScorer = open_scorer) -> Manifest:
+    """Score a corpus and publish its score table.
+
+    What an earlier start of the same run has staged is not scored again.
+
+    Parameters
+    ----------
+    plan : Plan
+        A checked run that has not been committed yet.
+    on_progress : callable
+        Told of the counts about twice a second.
+    open_scorer : callable
+        Loads an engine in an actor.
+
+    Returns
+    -------
+    Manifest
+        The record of the committed run.
+
+    Raises
+    ------
+    CorpusError
+        Document ids are not unique, or a file cannot be read.
+    JobError
+        The job could not be finished, or another start is writing to the table. Nothing was published, and what was
+        staged is kept for the next start.
+    """
+    run = plan.run
+    with plain_errors(), locked(run.filesystem, run.locks, run.output, run.run_id) as still_ours:
+        committed = run.read_manifest(MANIFEST)
+        if committed is not None:
+            return committed  # by a start that ended while this one waited for the lock
+        prepared = run.read_manifest(PREPARED)
+        if prepared is not None:
+            finish(run, prepared)
+            return prepared
+        with connected(plan.config.cluster) as ours:
+            if ours:
+                check_resources(plan.config.cluster)
+            manifest = _work(plan, on_progress, open_scorer, still_ours)
+        publish(run, manifest, still_ours)
+    return manifest
+
+
+def _work(plan: Plan, on_progress: OnProgress, open_scorer: OpenScorer, still_ours: Callable[[], None]) -> Manifest:
+    """Do everything up to publication."""
+    started = time.time()
+    found = look_through(plan)
+    staged = restore(plan.run)
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    progress = ray.remote(num_cpus=0)(Progress).options(scheduling_strategy=here).remote()
+    rows = sum(found.rows)
+    before = NOTHING.model_copy(update={"read": len(staged), "scored": len(staged)})
+    limits = Limits(plan.config, rows - len(staged), still_ours)
+    watch(lambda: _score(plan, found, staged, progress, open_scorer), progress, on_progress, limits, before)
+    _, ready, _, _ = ray.get(progress.read.remote())
+    scored = time.time()
+    files = _compact(plan)
+    _check_complete(plan, found, files)
+    ready = min(ready or scored, scored)
+    return Manifest(
+        run_id=plan.run.run_id,
+        started_at=_utc(started),
+        committed_at=_utc(time.time()),
+        startup_seconds=ready - started,
+        scoring_seconds=scored - ready,
+        counts=add_counts([each.counts for each in files]) if files else NOTHING,
+        provenance=plan.provenance,
+        versions=versions(),
+        input_path=plan.config.input.path,
+        input_files=plan.input_files,
+        skipped_files=found.skipped,
+        output_files=tuple(each.file for each in files),
+        columns=tuple(plan.schema.names),
+        partition_by=plan.config.output.partition_by,
+    )
+
+
+def _score(plan: Plan, found: Preflight, staged: IntArray, progress: Any, open_scorer: OpenScorer) -> None:
+    """Read the rows that are not staged yet, score them and stage them."""
+    parts = _unfinished(found, staged)
+    if not parts:
+        return
+    cluster = plan.config.cluster
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what matters of it is said in one sentence
+    least, most = cluster.actor_range
+    source = CorpusSource(plan.corpus.reader, parts, cluster.rows_per_block, ray.put(staged))
+    context.checkpoint_config = checkpointing(plan.run)
+    try:
+        rows = ray.data.read_datasource(source, override_num_blocks=max(1, len(parts)))
+        scored = rows.repartition(target_num_rows_per_block=cluster.rows_per_block).map_batches(
+            ScoringActor,
+            fn_constructor_args=(plan.guard, plan.config, plan.columns, plan.run, progress, open_scorer),
+            batch_format="pyarrow",
+            batch_size=cluster.rows_per_block,
+            compute=ActorPoolStrategy(
+                min_size=least,
+                max_size=most,
+                max_concurrent_calls_per_actor=cluster.blocks_in_flight,
+                max_tasks_in_flight_per_actor=2 * cluster.blocks_in_flight,
+                enable_true_multi_threading=True,
+            ),
+            num_cpus=cluster.cpus_per_actor,
+            num_gpus=cluster.gpus_per_actor,
+        )
+        # Never with mode="overwrite", which would remove what earlier starts have staged.
+        scored.write_parquet(
+            plan.run.staging,
+            filesystem=plan.run.filesystem,
+            partition_cols=list(plan.config.output.partition_by) or None,
+            filename_provider=StagedNames(),
+        )
+    finally:
+        context.checkpoint_config = None
+
+
+def _unfinished(found: Preflight, staged: IntArray) -> list[Part]:
+    """Return the parts that have rows which are not staged."""
+    starts = np.array([part.first_key for part in found.parts], dtype=np.int64)
+    # A part's keys lie between its first one and the next part's.
+    done = np.diff(np.append(np.searchsorted(staged, starts), len(staged)))
+    return [part for part, count, rows in zip(found.parts, done, found.rows, strict=True) if count < rows]
+
+
+def _compact(plan: Plan) -> list[Compacted]:
+    output = plan.config.output
+    inside = [field for field in plan.schema if field.name not in output.partition_by]
+    schema = pa.schema(inside)
+    task = ray.remote(num_cpus=1)(compact)
+    jobs = plan_compactions(plan.run, output.rows_per_file)
+    started = [task.remote(plan.run, job, schema, plan.provenance, output.rows_per_group) for job in jobs]
+    files: list[Compacted] = ray.get(started)
+    return files
+
+
+def _check_complete(plan: Plan, found: Preflight, files: Sequence[Compacted]) -> None:
+    """Make sure that every row of the corpus is in the finished files, once.
+
+    Raises
+    ------
+    JobError
+        One is not.
+    """
+    keys = np.sort(np.concatenate([np.empty(0, np.int64), *(each.keys for each in files)]))
+    again = keys[1:][keys[1:] == keys[:-1]]
+    advice = f"nothing was published; remove {plan.run.path} and start the job again"
+    if len(again):
+        place = plan.corpus.reader.name_rows(plan.corpus.files, again[:1])[0]
+        raise JobError(f"{len(again):,} rows were scored twice, the first of them {place}; {advice}")
+    short = _unfinished(found, keys)
+    if short or len(keys) != sum(found.rows):
+        where = f", the first of them in {short[0].file.path}" if short else ""
+        raise JobError(f"{sum(found.rows):,} rows were read and {len(keys):,} scored{where}; {advice}")
+
+
+def _utc(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")

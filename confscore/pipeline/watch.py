@@ -1,0 +1,137 @@
+"""Telling of a job's progress while it works, and ending it early where going on makes no sense."""
+
+from __future__ import annotations
+
+import _thread
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from confscore.config import Config
+from confscore.errors import JobError
+from confscore.manifest import NOTHING, Counts, add_counts
+
+OnProgress = Callable[[Counts, bool], None]
+"""Called with the counts so far, and with whether an engine is ready."""
+
+_POLL_S = 0.5
+_JOIN_S = 10.0
+_SAMPLE = 1000
+"""So many rows are enough to judge the share of failed ones by."""
+_MOST_FRUITLESS_STARTS = 10
+"""Ray starts an actor again as often as it ends. More than a row needs to be found out, see :mod:`confscore.marks`."""
+
+
+@dataclass(slots=True)
+class Limits:
+    """When a job is not worth going on with.
+
+    Parameters
+    ----------
+    config : Config
+        Says how many rows may fail and how long an engine may take to start.
+    rows : int
+        How many rows this start scores.
+    still_ours : callable
+        Raises where the table's lock is lost.
+    """
+
+    config: Config
+    rows: int
+    still_ours: Callable[[], None]
+    _deadline: float = 0.0
+    _read: int = -1
+    _starts: int = 0
+
+    def __post_init__(self) -> None:
+        """Start the clock."""
+        self._deadline = time.monotonic() + self.config.cluster.start_timeout_s
+
+    def check(self, counts: Counts, ready: float | None, starts: int, losses: list[str]) -> None:
+        """Raise where the job should end.
+
+        Raises
+        ------
+        JobError
+            No engine is ready in time, engines end one after the other with nothing scored in between, too many rows
+            fail, or the lock is lost.
+        """
+        if ready is None and time.monotonic() > self._deadline:
+            timeout = self.config.cluster.start_timeout_s
+            raise JobError(
+                f"no engine was ready within cluster.start_timeout_s ({timeout:g} s); does the cluster have what "
+                "cluster.gpus_per_actor and cluster.cpus_per_actor ask for?"
+            )
+        if counts.read != self._read:
+            self._read, self._starts = counts.read, starts
+        most = self.config.cluster.actor_range[1] + _MOST_FRUITLESS_STARTS
+        if starts - self._starts > most:
+            last = f"the last one because {losses[-1]}" if losses else "killed from outside, or for want of memory"
+            raise JobError(f"{starts - self._starts} engines ended one after the other with nothing scored: {last}")
+        allowed = self.config.scoring.max_failed_fraction
+        seen = counts.read if counts.read >= min(_SAMPLE, self.rows) else self.rows
+        if counts.error > allowed * seen:
+            raise JobError(
+                f"{counts.error:,} of {counts.read:,} documents failed, more than scoring.max_failed_fraction "
+                f"({allowed:g}); nothing was published, and what was scored is kept for the next start"
+            )
+        self.still_ours()
+
+
+def watch(work: Callable[[], None], progress: Any, on_progress: OnProgress, limits: Limits, before: Counts) -> None:
+    """Do ``work``, and tell of its progress from a thread beside it.
+
+    The work stays on the calling thread, so that an interrupt reaches Ray Data, which then stops its tasks in order.
+
+    Parameters
+    ----------
+    work : callable
+        What is watched.
+    progress : actor handle
+        Of a :class:`~confscore.actor.Progress`.
+    on_progress : callable
+        Told of the counts about twice a second.
+    limits : Limits
+        When to end early.
+    before : Counts
+        What earlier starts have scored.
+
+    Raises
+    ------
+    JobError
+        A limit was passed.
+    """
+    done = threading.Event()
+    problems: list[Exception] = []
+
+    def look() -> None:
+        counts, ready, starts, losses = ray.get(progress.read.remote())
+        on_progress(add_counts([before, counts]), ready is not None)
+        limits.check(counts, ready, starts, losses)
+
+    def keep_looking() -> None:
+        try:
+            while not done.wait(_POLL_S):
+                look()
+        except Exception as error:
+            problems.append(error)
+            if not done.is_set():
+                _thread.interrupt_main()
+
+    watcher = threading.Thread(target=keep_looking, name="progress", daemon=True)
+    watcher.start()
+    try:
+        work()
+    except KeyboardInterrupt:
+        if problems:
+            raise problems[0] from None
+        raise
+    finally:
+        done.set()
+        watcher.join(timeout=_JOIN_S)
+    if limits.rows or before != NOTHING:
+        look()

@@ -1,0 +1,76 @@
+"""A job in a process of its own, so that somebody is left to say how it ended.
+
+Ray ends a driver on the spot when its cluster is gone, with the exit status 1, and the kernel ends one that takes too
+much memory. Neither leaves time for a sentence, and a scheduler would take 1 for "done with failed rows". So the
+command line starts the job as a child, and hears from it through a pipe what its exit status means.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+VERDICT = "CONFSCORE_VERDICT_FD"
+"""Environment variable of the child: where it writes a byte when it knows its exit status."""
+_PR_SET_PDEATHSIG = 1
+
+
+def run_as_child(arguments: Sequence[str]) -> int | None:
+    """Run ``confscore`` with arguments in a child process, passing signals on.
+
+    Returns
+    -------
+    int or None
+        Its exit status; ``None`` where it ended without a verdict, and the reason has been printed.
+    """
+    listen, speak = os.pipe()
+    child = subprocess.Popen(
+        [sys.executable, "-m", "confscore", *arguments],
+        env=os.environ | {VERDICT: str(speak)},
+        pass_fds=(speak,),
+        preexec_fn=_end_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 - there is one thread
+    )
+    os.close(speak)
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        child.send_signal(number)
+
+    # An interrupt from a terminal reaches the child by itself.
+    before = {signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN)}
+    before[signal.SIGTERM] = signal.signal(signal.SIGTERM, pass_on)
+    try:
+        status = child.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    with os.fdopen(listen, "rb") as verdicts:
+        os.set_blocking(verdicts.fileno(), False)  # a process that the child left behind may hold the other end
+        if verdicts.read(1):
+            return status
+    how = f"by {signal.Signals(-status).name}" if status < 0 else f"with exit status {status}"
+    print(
+        f"confscore: the job's process was ended from outside ({how}): its cluster is gone, or the machine is out of "
+        "memory; nothing was published, and what was scored is kept, so run the same command again",
+        file=sys.stderr,
+    )
+    return None
+
+
+def is_child() -> bool:
+    """Say whether this process was started by :func:`run_as_child`."""
+    return VERDICT in os.environ
+
+
+def tell_verdict() -> None:
+    """Tell the parent that the exit status of this process is meant."""
+    if is_child():
+        os.write(int(os.environ[VERDICT]), b".")
+
+
+def _end_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

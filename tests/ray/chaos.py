@@ -1,0 +1,262 @@
+"""Kill a job at random moments, start it again, and see that nothing is lost and nothing is there twice.
+
+``python tests/ray/chaos.py --kills 50`` is the long form (``make chaos``); the tests do the same with a few kills.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from confscore.demo import GUARD_FOLDER, GUARD_YAML
+from confscore.demo.world import generate
+
+JOB = Path(__file__).with_name("table_job.py")
+KINDS = ("driver", "actor", "worker", "raylet", "gcs")
+_ENDS = ("ray::", "raylet", "gcs_server")
+
+
+@dataclass
+class Job:
+    """A corpus, its configuration, and a driver process for it.
+
+    Attributes
+    ----------
+    root : Path
+        Where everything is.
+    starts, kills : int, Counter
+        How often the driver was started, and what was killed.
+    resumed : list of int
+        How many rows each start found staged.
+    """
+
+    root: Path
+    documents: int
+    environment: dict[str, str] = field(default_factory=dict)
+    starts: int = 0
+    kills: Counter[str] = field(default_factory=Counter)
+    resumed: list[int] = field(default_factory=list)
+
+    @property
+    def config(self) -> Path:
+        return self.root / "score.yaml"
+
+    @property
+    def log(self) -> Path:
+        return self.root / "log.txt"
+
+    @property
+    def scores(self) -> Path:
+        return self.root / "scores"
+
+    def prepare(self, harm: dict[int, str] | None = None, changes: dict[str, dict] | None = None) -> None:
+        """Write the corpus and the configuration.
+
+        ``harm[i]`` is put into document i, and ``changes`` into sections of the configuration.
+        """
+        texts = [document.text for document in generate(min(self.documents, 2000), seed=77)]
+        harm = harm or {}
+        folder = self.root / "corpus"
+        folder.mkdir(parents=True)
+        for number, rows in enumerate(np.array_split(np.arange(self.documents), 8)):
+            columns = {
+                "doc_id": pa.array([f"doc-{i:06d}" for i in rows]),
+                "text": pa.array([f"{harm.get(int(i), '')} {texts[i % len(texts)]} No. {i}." for i in rows]),
+            }
+            pq.write_table(pa.table(columns), folder / f"part-{number}.parquet", row_group_size=2000)
+        settings = {
+            "input": {"path": str(folder), "id_column": "doc_id"},
+            "guard": str(GUARD_YAML),
+            "model": {"source": str(GUARD_FOLDER), "engine": "transformers"},
+            "scoring": {"tolerance": 0.3, "max_requests_per_document": 2},
+            "cluster": {"actors": 1, "gpus_per_actor": 0, "rows_per_block": 256},
+            "output": {"path": str(self.scores)},
+        }
+        for section, values in (changes or {}).items():
+            settings[section] = {**settings[section], **values}
+        self.config.write_text(yaml.safe_dump(settings))
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """Start a driver."""
+        self.starts += 1
+        environment = os.environ | self.environment
+        # To a file: what a killed driver leaves behind would keep a pipe open.
+        with self.log.open("w") as log:
+            return subprocess.Popen([sys.executable, JOB, self.config], stdout=log, stderr=log, env=environment)
+
+    def run(self, killer: Killer | None = None, most_starts: int = 200) -> str:
+        """Start drivers until one commits; return what the last one said."""
+        while self.starts < most_starts:
+            driver, killed = self.start(), self.kills.total()
+            said = self._follow(driver, killer)
+            if driver.returncode == 0:
+                return said
+            assert self.kills.total() > killed, f"a start failed that nobody had killed:\n{said}"
+        raise AssertionError(f"not done after {self.starts} starts: {said}")
+
+    def _follow(self, driver: subprocess.Popen[bytes], killer: Killer | None) -> str:
+        family: set[int] = set()
+        if killer is not None:
+            killer.attach(driver.pid, family)
+        driver.wait()
+        if killer is not None:
+            killer.detach()
+        _bury(family)
+        said = self.log.read_text()
+        told = [line for line in said.splitlines() if line.startswith("progress")]
+        self.resumed += [int(line.split()[1]) for line in told[:1]]
+        return said
+
+    def rows(self) -> dict[str, tuple[float, ...]]:
+        """Return every published row's probabilities; an id that is there twice is an error."""
+        names = [name for name in pq.read_schema(next(self.scores.rglob("*.parquet"))).names if name.startswith("p_")]
+        found = duckdb.sql(f"SELECT doc_id, status, {', '.join(names)} FROM '{self.scores}/**/*.parquet'").fetchall()
+        rows = {row[0]: row[1:] for row in found}
+        assert len(rows) == len(found), "an id is there twice"
+        return rows
+
+
+class Killer:
+    """Kills processes of a driver's own cluster, one every few seconds.
+
+    Parameters
+    ----------
+    job : Job
+        Counts the kills.
+    kinds : sequence of str
+        What is killed, see ``KINDS``.
+    kills : int
+        How many in all.
+    pause : tuple of float
+        Least and most seconds before the next one.
+    """
+
+    def __init__(self, job: Job, kinds: Sequence[str], kills: int, pause: tuple[float, float], seed: int = 0) -> None:
+        self.left = kills
+        self._job, self._kinds, self._pause = job, kinds, pause
+        self._random = random.Random(seed)
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def attach(self, driver: int, family: set[int]) -> None:
+        """Begin to kill; every process of the family that is seen is noted in ``family``."""
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._kill, args=(driver, family), daemon=True)
+        self._thread.start()
+
+    def detach(self) -> None:
+        """Stop killing."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _kill(self, driver: int, family: set[int]) -> None:
+        due = time.monotonic() + self._random.uniform(*self._pause)
+        while not self._stop.wait(0.2):
+            processes = _family(driver)
+            family |= {process.pid for process in processes}
+            if self.left <= 0 or time.monotonic() < due:
+                continue
+            kind = self._random.choice(self._kinds)
+            victims = [process for process in processes if _is(kind, process, driver)]
+            if victims:
+                victim = self._random.choice(victims)
+                _end(victim)
+                self.left -= 1
+                self._job.kills[kind] += 1
+                due = time.monotonic() + self._random.uniform(*self._pause)
+
+
+def _family(driver: int) -> list[psutil.Process]:
+    try:
+        parent = psutil.Process(driver)
+        return [parent, *parent.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _is(kind: str, process: psutil.Process, driver: int) -> bool:
+    try:
+        words = " ".join(process.cmdline())
+    except psutil.Error:
+        return False
+    match kind:
+        case "driver":
+            return process.pid == driver
+        case "actor":
+            return words.startswith("ray::") and "ScoringActor" in words
+        case "worker":
+            return words.startswith("ray::") and "ScoringActor" not in words and "Progress" not in words
+        case "raylet":
+            return "/raylet/raylet " in f"{words} " and not words.startswith("ray::")
+        case _:
+            return "/gcs/gcs_server" in words
+
+
+def _end(process: psutil.Process) -> None:
+    try:
+        process.kill()
+    except psutil.NoSuchProcess:
+        return
+
+
+def _bury(pids: set[int]) -> None:
+    """End what a killed driver has left running, so that the machine does not fill up."""
+    for pid in pids:
+        try:
+            process = psutil.Process(pid)
+            if any(word in " ".join(process.cmdline()) for word in _ENDS):
+                process.kill()
+        except psutil.Error:
+            continue
+
+
+def assert_same(found: dict[str, tuple[float, ...]], expected: dict[str, tuple[float, ...]]) -> None:
+    """Compare two tables, row by row and bit by bit."""
+    assert set(found) == set(expected), "documents are lost or made up"
+    different = [doc_id for doc_id, row in expected.items() if found[doc_id] != row]
+    assert not different, f"{len(different)} rows differ, such as {different[0]}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--documents", type=int, default=20_000)
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
+    parser.add_argument("--pause", nargs=2, type=float, default=[4.0, 15.0])
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        calm, wild = Job(Path(folder) / "calm", given.documents), Job(Path(folder) / "wild", given.documents)
+        for job in (calm, wild):
+            job.prepare()
+        calm.run()
+        killer = Killer(wild, given.kinds, given.kills, tuple(given.pause), given.seed)
+        began = time.monotonic()
+        wild.run(killer)
+        assert_same(wild.rows(), calm.rows())
+        print(
+            f"{given.documents:,} documents, {wild.kills.total()} kills {dict(wild.kills)}, {wild.starts} starts, "
+            f"{time.monotonic() - began:.0f} s, found staged {wild.resumed}: 0 lost, 0 twice, all values equal"
+        )
+
+
+if __name__ == "__main__":
+    main()
