@@ -15,6 +15,7 @@ from confscore import console, supervise
 from confscore.config import Config, ModelConfig, dump, load, read_model
 from confscore.errors import ConfigError, ConfscoreError
 from confscore.guards import REGISTRY, resolve
+from confscore.verify import verify as verify_table
 
 
 class Exit(IntEnum):
@@ -60,11 +61,23 @@ def score(config: ConfigOption, set_: SetOption = None, debug: DebugOption = Fal
 @app.command()
 def inspect(
     table: Annotated[str, typer.Argument(help="A score table: the output.path of the runs that wrote it.")],
+    run: Annotated[Optional[str], typer.Argument(help="With --verify: this run only.")] = None,  # noqa: UP045
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Count everything again from the files, and say what does not agree.")
+    ] = False,
     debug: DebugOption = False,
 ) -> None:
     """Show what a score table holds: runs, provenance, schema, counts and histograms."""
+    problems: list[str] = []
     with plain_errors(debug):
-        console.show_table(table)
+        if verify:
+            problems = verify_table(table, run)
+            for problem in problems:
+                console.say(problem)
+            console.say(f"{table}: {len(problems) or 'nothing'} to complain of")
+        else:
+            console.show_table(table)
+    raise typer.Exit(Exit.DONE_WITH_FAILURES if problems else Exit.DONE)
 
 
 @app.command()

@@ -48,6 +48,7 @@ OFFLINE = [
     "confidence",
     "baselines",
     "score_table",
+    "verify",
     "manifest",
     "calibration",
     "thresholds",

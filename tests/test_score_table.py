@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from confscore.manifest import (
 )
 from confscore.rows import Columns, Score, score_schema, scores_to_arrays
 from confscore.score_table import STAGED, compact, finish, open_table, plan_compactions, provenance_of, publish
+from confscore.verify import verify
 
 CODES = ("S1", "S2")
 COLUMNS = Columns(CODES, bounds=True)
@@ -337,3 +339,44 @@ def test_what_is_no_table_is_refused_with_its_path(tmp_path: Path) -> None:
     pq.write_table(pa.table({"x": [1]}), tmp_path / "x.parquet")
     with pytest.raises(TableError, match="is not a score table"):
         open_table(str(tmp_path))
+
+
+def test_a_table_that_agrees_with_its_manifests_is_verified(run: RunFolder) -> None:
+    stage(run, "date=1/a", [scored("1", [0.9, 0.1])])
+    stage(run, "date=2/a", [scored("2", [0.8, 0.1]), Score("broken", "error", error="text is empty")])
+    published(run)
+    assert verify(run.output) == []
+    assert verify(run.output, run.run_id) == []
+    with pytest.raises(TableError, match=r"has no committed run run-0; its runs are: run-0123456789abcdef"):
+        verify(run.output, "run-0")
+
+
+def test_what_does_not_agree_is_named(run: RunFolder) -> None:
+    stage(run, "date=1/a", [scored("1", [0.9, 0.1])])
+    stage(run, "date=2/a", [scored("2", [0.8, 0.1])])
+    published(run)
+    first, second = sorted(Path(run.published).rglob("*.parquet"))
+    table = pq.read_table(first)
+    pq.write_table(pa.concat_tables([table, table]), first)
+    second.unlink()
+    stray = Path(run.table) / "stray.parquet"
+    pq.write_table(pa.table({"x": [1]}), stray)
+    said = "\n".join(verify(run.output))
+    assert f"{first}: has 2 rows, and the manifest says 1" in said
+    assert f"{second}: is gone" in said
+    assert f"{run.run_id}: 1 ids are there twice, such as 1" in said
+    assert f"{stray}: is in the table, and no committed run has written it" in said
+    assert "prompt_tokens" not in said, "two rows of one file stand for one row of each"
+    assert f"{stray}" not in "\n".join(verify(run.output, run.run_id))
+
+
+def test_the_documented_query_reads_what_manifests_name(run: RunFolder) -> None:
+    stage(run, "date=1/a", [scored("1", [0.9, 0.1])])
+    stage(run, "date=2/a", [scored("2", [0.8, 0.1])])
+    published(run)
+    page = (Path(__file__).parents[1] / "docs" / "operations.md").read_text()
+    (query,) = re.findall(r"^```sql\n(.*?)^```", page, re.M | re.S)
+    setting, counting = query.replace("/lake/scores", run.table).split(";\n", 1)
+    connection = duckdb.connect()
+    connection.execute(setting)
+    assert connection.execute(counting).fetchall() == [(2,)]
