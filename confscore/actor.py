@@ -113,13 +113,20 @@ class ScoringActor:
         documents = [as_document(*row) for row in rows]
         keys, ids = table[ROW_KEY].to_pylist(), table["doc_id"].to_pylist()
 
+        reported = 0
+
         def score(start: int, end: int) -> list[Score]:
+            nonlocal reported
+            reported += end - start
             return self._run(self._score_all(documents[start:end]))
 
         try:
             scores = score_marked(self._marks, self._turns, keys, ids, score)
         except EngineError as error:
             self._give_up(str(error))
+        if reported < len(scores):
+            given_up = NOTHING.model_copy(update={"read": len(scores) - reported, "error": len(scores) - reported})
+            self._progress.add.remote(given_up)
         arrays = scores_to_arrays(scores, self._columns)
         arrays |= {column.name: table[column.name] for column in self._columns.carried}
         arrays["run_id"] = pa.array([self._run_id] * len(scores), pa.string())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
@@ -46,15 +47,17 @@ DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 @app.command()
 def score(config: ConfigOption, set_: SetOption = None, debug: DebugOption = False) -> None:
     """Score a corpus on a Ray cluster and publish its score table."""
-    if not supervise.is_child():
+    verdict = supervise.verdict_of_child()
+    if verdict is None:
         again = [*(f"--set={each}" for each in set_ or []), *(["--debug"] if debug else [])]
         status = supervise.run_as_child(["score", f"--config={config}", *again])
         raise typer.Exit(Exit.FAILED if status is None else status)
     try:
         with plain_errors(debug):
             code = run_score(load(config, set_ or []))
-    finally:
-        supervise.tell_verdict()
+    except typer.Exit as end:
+        code = Exit(end.exit_code)
+    supervise.tell_verdict(verdict, code)
     raise typer.Exit(code)
 
 
@@ -209,7 +212,7 @@ def plain_errors(debug: bool) -> Iterator[None]:
         yield
     except ConfscoreError as error:
         if debug:
-            raise
+            traceback.print_exc()
         print(f"confscore: {error}", file=sys.stderr)
         raise typer.Exit(error.exit_code) from None
     except KeyboardInterrupt:
@@ -219,6 +222,6 @@ def plain_errors(debug: bool) -> Iterator[None]:
         raise
     except Exception as error:  # a scheduler must not take a fault of ours for "done with failed rows"
         if debug:
-            raise
+            traceback.print_exc()
         print(f"confscore: unexpected {type(error).__name__}: {error}; --debug shows where", file=sys.stderr)
         raise typer.Exit(Exit.FAILED) from None

@@ -17,7 +17,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -79,6 +79,7 @@ class TableLock:
         self._table = table
         self._mine = Claim(uuid.uuid4().hex, False, 0, socket.gethostname(), os.getpid(), _born(os.getpid()), what)
         self._released = threading.Event()
+        self._renewing = threading.Lock()
         self.lost = threading.Event()
 
     def acquire(self) -> None:
@@ -91,6 +92,14 @@ class TableLock:
         TableError
             The table cannot be written to.
         """
+        try:
+            self._acquire()
+        except BaseException:
+            with suppress(OSError):  # where claims cannot be written there is none to remove
+                self._remove(self._mine)  # a claim of nobody would make others wait
+            raise
+
+    def _acquire(self) -> None:
         seen: dict[str, int] = {}
         while True:
             self._write(held=False)
@@ -101,13 +110,12 @@ class TableLock:
                 return
             for other in others:
                 if other.held and other.beat != seen.setdefault(other.name, other.beat):
-                    self._remove(self._mine)
                     raise JobError(
                         f"output.path {self._table}: another start is writing to it ({other.what}, on {other.host}, "
                         f"process {other.pid}); wait for it to end"
                     )
             if any(not other.held and other.name < self._mine.name for other in others):
-                self._remove(self._mine)
+                self._remove(self._mine)  # step back for a moment
                 time.sleep(_LOOK_EVERY_S * (1 + random.random()))
             time.sleep(_LOOK_EVERY_S)
 
@@ -128,19 +136,21 @@ class TableLock:
     def release(self) -> None:
         """Give the lock back."""
         self._released.set()
-        self._remove(self._mine)
+        with self._renewing:  # or it would be written again
+            self._remove(self._mine)
 
     def _renew(self) -> None:
         while not self._released.wait(BEAT_S):
             try:
-                if self._read(self._path(self._mine)) is None and not self._released.is_set():
-                    self.lost.set()
-                    return
-                self._write(held=True)
+                with self._renewing:
+                    if self._released.is_set():
+                        return
+                    if self._read(self._path(self._mine)) is None:
+                        self.lost.set()
+                        return
+                    self._write(held=True)
             except (OSError, TableError):
                 continue  # the store may answer again before the lease is over
-            if self._released.is_set():
-                self._remove(self._mine)  # it was being written while it was given back
 
     def _living(self, seen: dict[str, int]) -> list[Claim]:
         """Return the claims of others, without those that nobody renews, which are removed."""
@@ -180,15 +190,15 @@ class TableLock:
             raise TableError(f"output.path {self._table}: cannot be written: {error}") from None
 
     def _read(self, path: str) -> Claim | None:
-        """Return a claim; ``None`` where it is gone, or being written at this moment."""
+        """Return a claim: ``None`` where it is gone, a pending one of nobody where it cannot be read (yet)."""
+        name = path.rpartition("/")[2].removesuffix(_SUFFIX)
         try:
             with self._filesystem.open_input_stream(path) as stream:
-                content = json.loads(stream.read())
+                return Claim(name, **json.loads(stream.read()))
         except FileNotFoundError:
             return None
-        except ValueError:
-            return Claim(path.rpartition("/")[2].removesuffix(_SUFFIX), False, 0, "", 0, "", "")
-        return Claim(path.rpartition("/")[2].removesuffix(_SUFFIX), **content)
+        except (ValueError, TypeError):
+            return Claim(name, False, 0, "", 0, "", "")
 
     def _remove(self, claim: Claim) -> None:
         try:
@@ -217,6 +227,7 @@ def locked(filesystem: fs.FileSystem, folder: str, table: str, what: str) -> Ite
 def _born(pid: int) -> str:
     """Return when a process of this machine started, in ticks since boot; empty where there is none, or no telling."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
+        told = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        return "" if told[0] in ("Z", "X") else told[19]  # one that has ended stays in the list until its parent asks
     except (OSError, IndexError):
         return ""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from pyarrow import fs
@@ -41,20 +41,25 @@ class Marks:
     output: str
     folder: str
 
-    def begin(self, group: str) -> int:
-        """Mark a group, and return how many marks were there already."""
+    def found(self, group: str) -> int:
+        """Return how many marks a group has."""
+        filesystem, _ = resolve(self.output)
+        inside = filesystem.get_file_info(fs.FileSelector(f"{self.folder}/{group}", allow_not_found=True))
+        return sum(info.type == fs.FileType.File for info in inside)
+
+    def begin(self, group: str) -> None:
+        """Mark a group."""
         filesystem, _ = resolve(self.output)
         place = f"{self.folder}/{group}"
-        found = filesystem.get_file_info(fs.FileSelector(place, allow_not_found=True))
         filesystem.create_dir(place, recursive=True)
         with filesystem.open_output_stream(f"{place}/{uuid.uuid4().hex}"):
             pass
-        return len(found)
 
     def end(self, group: str) -> None:
-        """Take all marks of a group away."""
+        """Take all marks of a group away, and those of groups in it."""
         filesystem, _ = resolve(self.output)
-        filesystem.delete_dir(f"{self.folder}/{group}")
+        with suppress(FileNotFoundError):  # a process that was given up too early works on the same rows
+            filesystem.delete_dir(f"{self.folder}/{group}")
 
 
 @dataclass(slots=True)
@@ -113,39 +118,46 @@ def score_marked(
     -------
     list of Score, length n
     """
-    group = _name(keys, 0, len(keys))
-    if marks.begin(group) < STRIKES:
+    block = _name(keys, 0, len(keys))
+    if marks.found(block) < STRIKES:
         with turns.shared():
+            marks.begin(block)  # not before its turn: a process that ends meanwhile has not died over it
             scores = score(0, len(keys))
     else:
         with turns.alone():
-            scores = _cut(marks, keys, ids, 0, len(keys), score)
-    marks.end(group)
+            scores = _cut(marks, block, keys, ids, 0, len(keys), score)
+    marks.end(block)
     return scores
 
 
 def _cut(
     marks: Marks,
+    block: str,
     keys: Sequence[int],
     ids: Sequence[str],
     start: int,
     end: int,
     score: Callable[[int, int], list[Score]],
 ) -> list[Score]:
-    """Score rows in smaller groups, one after the other; one over which a process dies is cut again."""
-    if end - start == 1:
-        return [_given_up(ids[start])]
+    """Score rows in smaller groups, one after the other; one over which a process dies is cut again.
+
+    What is known of bad groups is kept until the block is done: a death over another row of it must not make the next
+    process find them out anew.
+    """
     size = -(-(end - start) // _CUTS)
     scores: list[Score] = []
     for first in range(start, end, size):
         last = min(first + size, end)
-        group = _name(keys, first, last)
-        most = STRIKES if last - first == 1 else 1
-        if marks.begin(group) < most:
+        group = f"{block}/{_name(keys, first, last)}"
+        single = last - first == 1
+        if marks.found(group) < (STRIKES if single else 1):
+            marks.begin(group)
             scores += score(first, last)
+            marks.end(group)
+        elif single:
+            scores.append(_given_up(ids[first]))
         else:
-            scores += _cut(marks, keys, ids, first, last, score)
-        marks.end(group)
+            scores += _cut(marks, block, keys, ids, first, last, score)
     return scores
 
 

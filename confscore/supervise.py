@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 VERDICT = "CONFSCORE_VERDICT_FD"
-"""Environment variable of the child: where it writes a byte when it knows its exit status."""
+"""Environment variable of the child: where it writes its exit status when it knows it."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -50,8 +50,9 @@ def run_as_child(arguments: Sequence[str]) -> int | None:
             signal.signal(number, handler)
     with os.fdopen(listen, "rb") as verdicts:
         os.set_blocking(verdicts.fileno(), False)  # a process that the child left behind may hold the other end
-        if verdicts.read(1):
-            return status
+        verdict = verdicts.read(1)
+        if verdict:
+            return verdict[0]
     how = f"by {signal.Signals(-status).name}" if status < 0 else f"with exit status {status}"
     print(
         f"confscore: the job's process was ended from outside ({how}): its cluster is gone, or the machine is out of "
@@ -61,15 +62,18 @@ def run_as_child(arguments: Sequence[str]) -> int | None:
     return None
 
 
-def is_child() -> bool:
-    """Say whether this process was started by :func:`run_as_child`."""
-    return VERDICT in os.environ
+def verdict_of_child() -> int | None:
+    """Return where a child of :func:`run_as_child` tells its verdict; ``None`` in any other process.
+
+    What the child starts is not a child of this kind, so it is asked once.
+    """
+    told = os.environ.pop(VERDICT, None)
+    return None if told is None else int(told)
 
 
-def tell_verdict() -> None:
-    """Tell the parent that the exit status of this process is meant."""
-    if is_child():
-        os.write(int(os.environ[VERDICT]), b".")
+def tell_verdict(where: int, status: int) -> None:
+    """Tell the parent the exit status, whatever the end of this process makes of it."""
+    os.write(where, bytes([status]))
 
 
 def _end_with_parent() -> None:

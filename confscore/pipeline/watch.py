@@ -22,7 +22,7 @@ _POLL_S = 0.5
 _JOIN_S = 10.0
 _SAMPLE = 1000
 """So many rows are enough to judge the share of failed ones by."""
-_MOST_FRUITLESS_STARTS = 10
+_MOST_FRUITLESS_STARTS = 30
 """Ray starts an actor again as often as it ends. More than a row needs to be found out, see :mod:`confscore.marks`."""
 
 

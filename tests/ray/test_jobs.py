@@ -165,7 +165,7 @@ def test_ray_job_submit(
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Scored 40 documents" in done.stdout
     assert exit_code(head, done.stdout, monkeypatch) == 0
-    assert sum(pq.read_metadata(path).num_rows for path in (tmp_path / "scores").glob("*.parquet")) == 40
+    assert sum(pq.read_metadata(path).num_rows for path in (tmp_path / "scores").rglob("*.parquet")) == 40
 
     settings["model"]["engine_args"] = {"dtype": "float33"}
     settings["output"]["path"] = str(tmp_path / "other")
