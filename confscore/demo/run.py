@@ -77,7 +77,7 @@ def prepare(out: Path, documents: int) -> DemoFolder:
     folder = DemoFolder(out)
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not folder.config.exists())):
         raise ConfigError(f"--out {out}: exists, and is not the folder of an earlier demo; choose another one")
-    for old in (folder.corpus, folder.scores):
+    for old in (folder.corpus, folder.scores, *out.glob("scores.run-*")):
         shutil.rmtree(old, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
     write_corpus(folder.corpus, documents, SEED, folder.labels)

@@ -10,6 +10,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 import ray
 from ray.exceptions import RayError
@@ -48,13 +49,19 @@ def connected(cluster: ClusterConfig) -> Iterator[bool]:
         raise JobError(f"cluster.address {address}: no Ray cluster answers there: {error}") from error
     before = signal.getsignal(signal.SIGTERM)
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop is an interrupt like any other
+        signal.signal(signal.SIGTERM, _interrupt_once)
     try:
         yield not address
     finally:
         ray.shutdown()
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def _interrupt_once(number: int, frame: FrameType | None) -> None:
+    """Take a scheduler's stop for an interrupt like any other; a second one must not disturb the end."""
+    signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def check_resources(cluster: ClusterConfig) -> None:

@@ -11,9 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from chaos import Job, Killer, assert_same
+from table_job import open_table_scorer
 
+from confscore.config import load
 from confscore.corpus import ROW_KEY
+from confscore.errors import CorpusError, JobError
 from confscore.manifest import Manifest, RunFolder, read_manifests
+from confscore.plan import make_plan
 from confscore.score_table import STAGED
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
@@ -64,6 +68,7 @@ def test_a_killed_job_goes_on_where_it_was_and_gives_the_same_table(tmp_path: Pa
     assert_same(wild.rows(), calm.rows())
 
 
+@pytest.mark.chaos
 def test_of_two_starts_one_wins_and_the_other_is_told(tmp_path: Path) -> None:
     job = Job(tmp_path / "job", 400)
     job.prepare()
@@ -78,6 +83,7 @@ def test_of_two_starts_one_wins_and_the_other_is_told(tmp_path: Path) -> None:
     assert len(job.rows()) == 400
 
 
+@pytest.mark.chaos
 def test_a_document_that_ends_its_process_becomes_an_error_row(tmp_path: Path) -> None:
     job = Job(tmp_path / "job", 200)
     job.prepare({57: "KILL", 120: "FAULT"}, {"cluster": {"rows_per_block": 64, "blocks_in_flight": 2}})
@@ -99,33 +105,38 @@ def test_an_engine_that_never_answers_is_replaced(tmp_path: Path) -> None:
     assert {doc_id for doc_id, row in rows.items() if row[0] == "error"} == {"doc-000005"}
 
 
-def test_too_many_failed_rows_end_the_job_early(tmp_path: Path) -> None:
+def run_here(job: Job) -> Manifest:
+    """Run a job in this process, on the cluster that the tests share."""
+    from confscore.pipeline import run_plan
+
+    return run_plan(make_plan(load(job.config)), lambda counts, ready: None, open_table_scorer)
+
+
+def test_too_many_failed_rows_end_the_job_early(ray_here: None, tmp_path: Path) -> None:
     job = Job(tmp_path / "job", 60)
     job.prepare(dict.fromkeys(range(40), "FAULT"))
-    driver = job.start()
-    assert driver.wait() == 3
-    assert "more than scoring.max_failed_fraction (0.5)" in job.log.read_text()
+    with pytest.raises(JobError, match=r"more than scoring\.max_failed_fraction \(0\.5\); nothing was published"):
+        run_here(job)
     assert not list(job.scores.rglob("*.parquet"))
 
 
-def test_an_unreadable_file_is_refused_or_skipped_by_name(tmp_path: Path) -> None:
-    job = Job(tmp_path / "job", 80)
+def test_an_unreadable_file_is_refused_or_skipped_by_name(ray_here: None, tmp_path: Path) -> None:
+    job, skipping = Job(tmp_path / "job", 80), Job(tmp_path / "skipping", 80)
     job.prepare()
-    bad = job.root / "corpus" / "part-3.parquet"
-    bad.write_bytes(bad.read_bytes()[:-100])
-    driver = job.start()
-    assert driver.wait() == 2
-    assert f"{bad}: is not a readable Parquet file" in job.log.read_text()
-
-    skipping = Job(tmp_path / "skipping", 80)
-    skipping.prepare(changes={"input": {"on_bad_file": "skip"}})
-    bad = skipping.root / "corpus" / "part-3.parquet"
-    bad.write_bytes(bad.read_bytes()[:-100])
-    skipping.run()
+    skipping.prepare({5: "FAULT"}, {"input": {"on_bad_file": "skip"}})
+    for each in (job, skipping):
+        bad = each.root / "corpus" / "part-3.parquet"
+        bad.write_bytes(bad.read_bytes()[:-100])
+    with pytest.raises(CorpusError, match=r"part-3\.parquet: is not a readable Parquet file"):
+        run_here(job)
+    manifest = run_here(skipping)
     assert len(skipping.rows()) == 70
+    assert (manifest.counts.read, manifest.counts.error) == (70, 1)
     (skipped,) = the_manifest(skipping).skipped_files
     assert skipped.path == str(bad)
     assert "is not a readable Parquet file" in skipped.reason
+    (error,) = [row["error"] for row in read_all(skipping) if row["error"]]
+    assert error.startswith("unexpected "), "whatever one text causes is an error of its row"
 
 
 def read_all(job: Job) -> list[dict]:
