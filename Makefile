@@ -37,7 +37,7 @@ format: setup
 
 # Faults at length: more than 50 random kills of every kind, and the tests that take minutes.
 chaos: setup
-	$(BIN)/python -m pytest -m chaos
+	$(BIN)/python -m pytest -m slow
 	$(BIN)/python tests/ray/chaos.py --kills 50
 
 bench: setup

@@ -266,8 +266,18 @@ def vocabularies(draw: st.DrawFn, guard: Guard, *, complete: bool = True) -> dic
         start = draw(st.integers(0, len(text) - 1))
         words.append(text[start : start + draw(st.integers(1, 5))])
     words.append(draw(st.binary(min_size=0, max_size=2)))
+    # Words that are there several times multiply, and brute force takes minutes over one example.
+    assume(sum(n_tokenizations(text, words) for text in texts) <= 3000)
     ids = draw(st.lists(st.integers(0, 99), min_size=len(words), max_size=len(words), unique=True))
     return dict(zip(ids, words, strict=True))
+
+
+def n_tokenizations(text: bytes, words: Sequence[bytes]) -> int:
+    """Return in how many ways words spell a text, without listing them."""
+    ways = [1] + [0] * len(text)
+    for end in range(1, len(text) + 1):
+        ways[end] = sum(ways[end - len(word)] for word in words if word and text[:end].endswith(word))
+    return ways[-1]
 
 
 def drawn(data: st.DataObject, strategy: st.SearchStrategy[Guard]) -> Guard:

