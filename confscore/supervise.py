@@ -33,6 +33,7 @@ def run_as_child(arguments: Sequence[str]) -> int | None:
         [sys.executable, "-m", "confscore", *arguments],
         env=os.environ | {VERDICT: str(speak)},
         pass_fds=(speak,),
+        process_group=0,  # an interrupt from a terminal reaches it once, through this process
         preexec_fn=_end_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 - there is one thread
     )
     os.close(speak)
@@ -40,9 +41,7 @@ def run_as_child(arguments: Sequence[str]) -> int | None:
     def pass_on(number: int, frame: FrameType | None) -> None:
         child.send_signal(number)
 
-    # An interrupt from a terminal reaches the child by itself.
-    before = {signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN)}
-    before[signal.SIGTERM] = signal.signal(signal.SIGTERM, pass_on)
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         status = child.wait()
     finally:

@@ -148,14 +148,16 @@ def test_an_end_without_a_verdict_is_a_failure(start: Start, config: Path, statu
     assert end_of(start(config, job=f"os._exit({status})")) == (3, ENDED.format(f"with exit status {status}"))
 
 
-def test_a_process_that_is_left_behind_does_not_hold_the_command(start: Start, config: Path) -> None:
+def test_a_process_that_is_left_behind_does_not_hold_the_command(start: Start, config: Path, tmp_path: Path) -> None:
     """It has the child's end of the pipe, and never says anything."""
-    job = "os.fork() and os._exit(1); [os.close(n) for n in (0, 1, 2)]; signal.pause()"
+    group = tmp_path / "group"
+    job = f"open({str(group)!r}, 'w').write(str(os.getpgrp())); os.fork() and os._exit(1); "
+    job += "[os.close(n) for n in (0, 1, 2)]; signal.pause()"
     parent = start(config, job=job)
     try:
         assert end_of(parent) == (3, ENDED.format("with exit status 1"))
     finally:
-        os.killpg(parent.pid, signal.SIGKILL)
+        os.killpg(int(group.read_text()), signal.SIGKILL)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
