@@ -104,6 +104,7 @@ class Bench:
 
         class Counting:
             max_length = self.engine.max_length
+            documents_at_once = self.engine.documents_at_once
 
             async def rollout(_, prompt: Sequence[int], prefix: Sequence[int]) -> Rollout:
                 rollout = await self.engine.rollout(prompt, prefix)
