@@ -25,9 +25,10 @@ from confscore.corpus import ROW_KEY
 from confscore.corpus.cells import as_document
 from confscore.errors import ConfscoreError, EngineError
 from confscore.guards import Guard
-from confscore.manifest import NOTHING, Counts, RunFolder, add_counts
+from confscore.manifest import NOTHING, Counts, add_counts
 from confscore.marks import Marks, Turns, score_marked
 from confscore.rows import Columns, Document, Score, score_schema, scores_to_arrays
+from confscore.run_folder import RunFolder
 from confscore.scorer import Scorer
 
 T = TypeVar("T")

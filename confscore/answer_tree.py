@@ -9,21 +9,17 @@ probabilities of all tokens the automaton allows there; those not taken become t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from confscore.automaton import AnswerAutomaton, State
 from confscore.bounds import Bounds, Masses, gap_by_leaf, global_bounds, local_bounds, raw_bounds
 from confscore.errors import EngineError, RowError
-from confscore.guards.grammar import ANY
 from confscore.rows import BoolArray, FloatArray
+from confscore.steps import Normalization, Prefix, Step, renormalized, walk_greedily
 from confscore.token_walk import ByteState, certain_from, possible_from
-
-Prefix = tuple[int, ...]
-Normalization = Literal["raw", "local", "global"]
 
 _BOUNDS = {"raw": raw_bounds, "local": local_bounds, "global": global_bounds}
 
@@ -106,32 +102,6 @@ class Frontier:
     def find(self, prefix: Prefix) -> int:
         """Return the index of a prefix."""
         return self.prefixes.index((prefix[:-1], prefix[-1]) if prefix else ((), None))
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One explored position: the automaton's state there, and what the model said.
-
-    ``log_probs[i] = log p(alphabet[state.allowed[i]] | prompt, prefix)``. A token's logit is its log-probability plus
-    ``log_normalizer``, which is ``None`` where the engine does not tell.
-    """
-
-    state: State
-    log_probs: FloatArray
-    log_normalizer: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class GreedyWalk:
-    """The most probable allowed token at each step, as far as explored.
-
-    ``choices[t]`` is the entry of ``steps[t].state.allowed`` that is chosen; ``missing`` is the prefix that is not
-    explored yet, or ``None`` where the walk ends an answer.
-    """
-
-    steps: list[Step]
-    choices: list[int]
-    missing: Prefix | None
 
 
 class AnswerTree:
@@ -336,48 +306,3 @@ class AnswerTree:
         frontier.prefixes += [(prefix, int(tokens[edge])) for edge in keep]
         frontier.targets += [state.targets[edge] for edge in keep]
         frontier.named += [named | state.named[edge] for edge in keep]
-
-
-def walk_greedily(
-    automaton: AnswerAutomaton, steps: Mapping[Prefix, Step], forced: Prefix = (), *, flagged: bool = False
-) -> GreedyWalk:
-    """Follow the most probable allowed token from the start, as constrained greedy decoding does.
-
-    Parameters
-    ----------
-    automaton : AnswerAutomaton
-        The guard's answers.
-    steps : mapping of Prefix to Step
-        What is explored.
-    forced : tuple of int
-        Tokens the answer has to begin with.
-    flagged : bool
-        Follow only tokens with which the answer can still name a category.
-    """
-    walk = GreedyWalk([], [], None)
-    prefix: Prefix = ()
-    while (step := steps.get(prefix)) is not None:
-        tokens = automaton.alphabet[step.state.allowed]
-        open_to = np.ones(len(tokens), dtype=bool)
-        if len(prefix) < len(forced):
-            open_to = tokens == forced[len(prefix)]
-        elif flagged:
-            open_to = np.append(step.state.may[:, 0], np.array(step.state.finals, dtype=np.int64) & ANY > 0)
-        choice = int(np.argmax(np.where(open_to, step.log_probs, -np.inf)))
-        if not open_to[choice]:
-            choice = int(np.argmax(open_to))  # all of them are impossible to the model
-        walk.steps.append(step)
-        walk.choices.append(choice)
-        if choice >= len(step.state.columns):
-            return walk
-        prefix = (*prefix, int(tokens[choice]))
-    return GreedyWalk(walk.steps, walk.choices, prefix)
-
-
-def renormalized(log_probs: FloatArray) -> FloatArray:
-    """Return log-probabilities that add up to 1; tokens that all have none share it alike.
-
-    Mass must not vanish there: a prefix counts in local lower bounds because something has to follow it.
-    """
-    kept = float(np.logaddexp.reduce(log_probs))
-    return log_probs - kept if kept > -np.inf else np.full_like(log_probs, -np.log(len(log_probs)))

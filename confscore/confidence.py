@@ -15,11 +15,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from confscore.answer_tree import GreedyWalk, Normalization, Step, renormalized, walk_greedily
 from confscore.automaton import AnswerAutomaton
 from confscore.guards.grammar import ANY
 from confscore.guards.reading import label_starts
 from confscore.rows import FloatArray, IntArray
+from confscore.steps import GreedyWalk, Normalization, Step, renormalized, walk_greedily
 
 Prefix = tuple[int, ...]
 

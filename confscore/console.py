@@ -16,9 +16,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from confscore.guards import Guard
-from confscore.manifest import Counts, Manifest, read_manifests
+from confscore.manifest import Counts, Manifest
 from confscore.plan import Plan
 from confscore.rows import IntArray
+from confscore.run_folder import read_manifests
 from confscore.score_table import open_table, provenance_of
 
 if TYPE_CHECKING:

@@ -20,14 +20,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from confscore.answer_tree import Normalization, Prefix, Step, walk_greedily
 from confscore.automaton import AnswerAutomaton, State
 from confscore.bounds import Bounds
 from confscore.confidence import GreedyAnswer
 from confscore.config import PaperConfig
-from confscore.errors import RowError
 from confscore.guards.grammar import ANY
 from confscore.rows import BoolArray, FloatArray
+from confscore.steps import Explored, Normalization, Prefix, walk_greedily
 from confscore.token_walk import ByteState
 
 
@@ -42,7 +41,7 @@ class _Tally:
     missing: list[Prefix]
 
 
-class PaperSearch:
+class PaperSearch(Explored):
     """The published search over one prompt's answers, in the place of an :class:`~confscore.answer_tree.AnswerTree`.
 
     Rollouts that follow the greedy continuation are kept, so that a prefix on it costs no request of its own.
@@ -55,21 +54,12 @@ class PaperSearch:
         The stops.
     budget : int
         The most rollouts a prompt may cost.
-
-    Attributes
-    ----------
-    requests : int
-        Rollouts taken in so far.
-    steps : dict of Prefix to Step
-        Every explored position.
     """
 
     def __init__(self, automaton: AnswerAutomaton, settings: PaperConfig, budget: int) -> None:
-        self._automaton = automaton
+        super().__init__(automaton)
         self._settings = settings
         self._budget = budget
-        self.requests = 0
-        self.steps: dict[Prefix, Step] = {}
         self._waiting: set[Prefix] = set()
         self._tally: _Tally | None = None
 
@@ -91,20 +81,10 @@ class PaperSearch:
         log_probs: FloatArray,
         log_normalizers: FloatArray | None = None,
     ) -> None:
-        """Take in the rollout of a prefix that :meth:`wanted` named; arrays as those of an answer tree."""
-        if np.isnan(log_probs).any():
-            raise RowError("the model's probabilities are not numbers (NaN)")
+        """Take in the rollout of a prefix that :meth:`wanted` named."""
+        super().add(prefix, tokens, log_probs, log_normalizers)
         self._waiting.discard(prefix)
         self._tally = None
-        self.requests += 1
-        state = self._state_after(prefix)
-        for t, token in enumerate(tokens):
-            normalizer = None if log_normalizers is None else float(log_normalizers[t])
-            self.steps[prefix] = Step(state, log_probs[t][state.allowed], normalizer)
-            taken = self._edge(state, token) if t + 1 < len(tokens) else None
-            if taken is None:
-                return
-            prefix, state = (*prefix, token), self._automaton.state(state.targets[taken])
 
     def bounds(self, normalization: Normalization) -> Bounds:
         """Return the published confidences as value and lower end, and with all that was cut off as upper end."""
@@ -187,18 +167,6 @@ class PaperSearch:
             may = _flags(self._automaton, [state.finals[choice - edges]]) if final else state.may[choice]
             tally.cut += probs[choice] * (may & ~self._automaton.unpack(named))
             tally.on_grammar += float(probs[choice])
-
-    def _state_after(self, prefix: Prefix) -> State:
-        state = self._automaton.state(self._automaton.root)
-        for token in prefix:
-            edge = self._edge(state, token)
-            assert edge is not None, "only prefixes of answers are wanted"
-            state = self._automaton.state(state.targets[edge])
-        return state
-
-    def _edge(self, state: State, token: int) -> int | None:
-        column = np.flatnonzero(self._automaton.alphabet == token)
-        return state.edge_of.get(int(column[0])) if len(column) else None
 
 
 def paper_conditional(answer: GreedyAnswer) -> FloatArray:

@@ -14,9 +14,10 @@ from confscore.corpus import Corpus, open_corpus
 from confscore.corpus import resolve as resolve_path
 from confscore.errors import ConfigError
 from confscore.guards import Guard, resolve
-from confscore.manifest import InputFile, Manifest, Provenance, RunFolder, committed_before, describe, run_identity
+from confscore.manifest import InputFile, Manifest, Provenance, describe, run_identity
 from confscore.prompt import Prompter
 from confscore.rows import Columns, score_schema
+from confscore.run_folder import RunFolder, committed_before
 from confscore.vocabulary import build_automaton, load_tokenizer, model_digest, tokenizer_digest
 
 _NO_LIMIT = 1 << 30  # the engine's own limit is not known before it is loaded

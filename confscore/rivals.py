@@ -8,12 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from confscore.answer_tree import GreedyWalk, Prefix, walk_greedily
 from confscore.confidence import read_walk
-from confscore.config import PaperConfig
 from confscore.loading import Loaded
-from confscore.paper import PaperSearch
 from confscore.rows import FloatArray
+from confscore.steps import Explored, GreedyWalk, Prefix, walk_greedily
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +42,9 @@ class Rivals:
 
 async def find_rivals(loaded: Loaded, prompt: Sequence[int]) -> Rivals:
     """Find the two most probable labels at the place of the first one, in an answer that names any."""
-    search = PaperSearch(loaded.automaton, PaperConfig(), budget=1)  # keeps what is explored
-    greedy = read_walk(loaded.automaton, await _walk(loaded, prompt, search, (), flagged=False), "raw", 0.0)
-    walk = await _walk(loaded, prompt, search, (), flagged=True)
+    explored = Explored(loaded.automaton)
+    greedy = read_walk(loaded.automaton, await _walk(loaded, prompt, explored, (), flagged=False), "raw", 0.0)
+    walk = await _walk(loaded, prompt, explored, (), flagged=True)
     size = math.log(len(loaded.tokenizer))
     first, place, logits = _first_label(loaded, walk, size)
     step = walk.steps[place]
@@ -56,25 +54,25 @@ async def find_rivals(loaded: Loaded, prompt: Sequence[int]) -> Rivals:
     second = -1
     for option in np.argsort(-step.log_probs, kind="stable"):
         if option != walk.choices[place] and option < len(step.state.columns):
-            other = await _walk(loaded, prompt, search, (*before, tokens[option]), flagged=True)
+            other = await _walk(loaded, prompt, explored, (*before, tokens[option]), flagged=True)
             second = _first_label(loaded, other, size)[0]
             if second != first:
                 break
             second = -1  # another tokenization of the same label
     flagged = bool((greedy.named >= 0).any())
-    return Rivals(first, second, logits, flagged, search.requests, step.log_normalizer is not None)
+    return Rivals(first, second, logits, flagged, explored.requests, step.log_normalizer is not None)
 
 
 async def _walk(
-    loaded: Loaded, prompt: Sequence[int], search: PaperSearch, forced: Prefix, *, flagged: bool
+    loaded: Loaded, prompt: Sequence[int], explored: Explored, forced: Prefix, *, flagged: bool
 ) -> GreedyWalk:
     """Return a complete answer that begins with forced tokens, asking the engine for what is not explored yet."""
     while True:
-        walk = walk_greedily(loaded.automaton, search.steps, forced, flagged=flagged)
+        walk = walk_greedily(loaded.automaton, explored.steps, forced, flagged=flagged)
         if walk.missing is None:
             return walk
         rollout = await loaded.engine.rollout(prompt, walk.missing)
-        search.add(walk.missing, rollout.tokens, rollout.log_probs, rollout.log_normalizers)
+        explored.add(walk.missing, rollout.tokens, rollout.log_probs, rollout.log_normalizers)
 
 
 def _first_label(loaded: Loaded, walk: GreedyWalk, log_vocabulary: float) -> tuple[int, int, FloatArray]:

@@ -24,17 +24,9 @@ from pydantic import ValidationError
 from confscore.corpus import ROW_KEY
 from confscore.corpus.files import resolve
 from confscore.errors import TableError
-from confscore.manifest import (
-    MANIFEST,
-    PREPARED,
-    Counts,
-    Manifest,
-    OutputFile,
-    Provenance,
-    RunFolder,
-    read_manifests,
-)
+from confscore.manifest import Counts, Manifest, OutputFile, Provenance
 from confscore.rows import IntArray
+from confscore.run_folder import MANIFEST, PREPARED, RunFolder, read_manifests
 
 PROVENANCE_KEY = b"confscore.provenance"
 STAGED = ".staged"

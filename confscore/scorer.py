@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from confscore.answer_tree import AnswerTree, Normalization, Prefix, Step, StoppingRule
+from confscore.answer_tree import AnswerTree, StoppingRule
 from confscore.automaton import AnswerAutomaton
 from confscore.baselines import entropy_score, greedy_score, logtoku_score, probability_score
 from confscore.bounds import Bounds
@@ -24,6 +24,7 @@ from confscore.errors import ConfscoreError, RowError
 from confscore.paper import PaperSearch, paper_conditional, paper_joint
 from confscore.prompt import Prompter, Prompts
 from confscore.rows import Document, FloatArray, Score, Status, TopAnswer
+from confscore.steps import Normalization, Prefix, Step
 
 ESTIMATORS: dict[str, Callable[[GreedyAnswer], FloatArray]] = {
     "conditional": conditional,

@@ -10,7 +10,8 @@ from pyarrow import fs
 
 from confscore.corpus.files import resolve
 from confscore.errors import TableError
-from confscore.manifest import Counts, Manifest, add_counts, read_manifests
+from confscore.manifest import Counts, Manifest, add_counts
+from confscore.run_folder import read_manifests
 
 _COUNTED = ["doc_id", "status", "run_id", "requests", "prompt_tokens"]
 

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import Toy, explore, random_table, toy_guard, written_table
 
-from confscore.answer_tree import AnswerTree, Normalization, StoppingRule
+from confscore.answer_tree import AnswerTree, StoppingRule
 from confscore.engines.base import Rollout
 from confscore.errors import EngineError, RowError
+from confscore.steps import Normalization
 
 NORMALIZATIONS: tuple[Normalization, ...] = get_args(Normalization)
 SLACK = 1e-12

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toys import Toy, explore, random_table, toy_guard, written_table
 
-from confscore.answer_tree import AnswerTree, StoppingRule, walk_greedily
+from confscore.answer_tree import AnswerTree, StoppingRule
 from confscore.confidence import GreedyAnswer, conditional, joint, read_greedy
+from confscore.steps import walk_greedily
 
 # S1 is a prefix of S10, and digits are tokens: after "S", "1" it is not certain which of the two it is.
 TOY = Toy(toy_guard("S1", "S10", "S2"), ("s", "u", "S", "1", "0", "2", ","))

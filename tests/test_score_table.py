@@ -15,19 +15,9 @@ import pytest
 
 from confscore.corpus import ROW_KEY
 from confscore.errors import JobError, TableError
-from confscore.manifest import (
-    PREPARED,
-    Counts,
-    InputFile,
-    Manifest,
-    Provenance,
-    RunFolder,
-    add_counts,
-    committed_before,
-    read_manifests,
-    run_identity,
-)
+from confscore.manifest import Counts, InputFile, Manifest, Provenance, add_counts, run_identity
 from confscore.rows import Columns, Score, score_schema, scores_to_arrays
+from confscore.run_folder import PREPARED, RunFolder, committed_before, read_manifests
 from confscore.score_table import STAGED, compact, finish, open_table, plan_compactions, provenance_of, publish
 from confscore.verify import verify
 

@@ -9,13 +9,14 @@ from functools import cached_property
 import numpy as np
 import oracle
 
-from confscore.answer_tree import AnswerTree, Prefix
+from confscore.answer_tree import AnswerTree
 from confscore.automaton import AnswerAutomaton
 from confscore.engines.base import AnswerTokens, Engine
 from confscore.engines.table import TableEngine
 from confscore.guards.answers import VerdictAnswer
 from confscore.guards.spec import Category, Guard
 from confscore.rows import FloatArray
+from confscore.steps import Prefix
 
 
 def toy_guard(*codes: str, **answer: object) -> Guard:

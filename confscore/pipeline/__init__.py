@@ -27,7 +27,7 @@ from confscore.corpus import Part
 from confscore.errors import JobError
 from confscore.loading import open_scorer
 from confscore.lock import locked
-from confscore.manifest import MANIFEST, NOTHING, PREPARED, Manifest, add_counts
+from confscore.manifest import NOTHING, Manifest, add_counts
 from confscore.pipeline.cluster import check_resources, connected, plain_errors
 from confscore.pipeline.preflight import Preflight, look_through
 from confscore.pipeline.restore import checkpointing, restore
@@ -35,6 +35,7 @@ from confscore.pipeline.source import CorpusSource, StagedNames
 from confscore.pipeline.watch import Limits, OnProgress, watch
 from confscore.plan import Plan, versions
 from confscore.rows import IntArray
+from confscore.run_folder import MANIFEST, PREPARED
 from confscore.score_table import Compacted, compact, finish, plan_compactions, publish
 
 __all__ = ["OnProgress", "connected", "run_plan"]

@@ -17,8 +17,8 @@ from ray.data.checkpoint import CheckpointConfig
 from ray.data.checkpoint.checkpoint_filter import IdColumnCheckpointManager
 
 from confscore.corpus import ROW_KEY
-from confscore.manifest import RunFolder
 from confscore.rows import IntArray
+from confscore.run_folder import RunFolder
 from confscore.score_table import STAGED
 
 _PENDING = ".pending.parquet"

@@ -16,9 +16,10 @@ import yaml
 from confscore.config import Config, parse
 from confscore.demo.world import CODES, generate, write_corpus
 from confscore.errors import CorpusError, EngineError, InputError, TableError
-from confscore.manifest import Counts, Manifest, read_manifests
+from confscore.manifest import Counts, Manifest
 from confscore.plan import make_plan
 from confscore.rows import Document, Message
+from confscore.run_folder import read_manifests
 
 pytestmark = pytest.mark.ray
 

@@ -16,8 +16,9 @@ from chaos import Job, Killer, assert_same
 from confscore.config import load
 from confscore.corpus import ROW_KEY
 from confscore.errors import CorpusError, JobError
-from confscore.manifest import Manifest, RunFolder, read_manifests
+from confscore.manifest import Manifest
 from confscore.plan import make_plan
+from confscore.run_folder import RunFolder, read_manifests
 from confscore.score_table import STAGED
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
