@@ -35,6 +35,7 @@ T = TypeVar("T")
 OpenScorer = Callable[[Guard, ModelConfig, ScoringConfig], Scorer]
 REPORT_EVERY_S = 1.0
 _WATCH_EVERY_S = 1.0
+_TELL_S = 10.0
 _ENGINE_LOST = 70
 """Exit status of a process whose engine has stopped answering; EX_SOFTWARE of sysexits.h."""
 
@@ -169,10 +170,11 @@ class ScoringActor:
     def _give_up(self, reason: str) -> NoReturn:
         """Tell the driver, and end this process, so that Ray starts another one."""
         print(f"confscore: engine given up: {reason}", flush=True)
-        told = self._progress.lost.remote(reason)
-        if hasattr(told, "future"):  # sent, not only asked for: the process ends with the next line
-            told.future().result(timeout=10)
-        os._exit(_ENGINE_LOST)
+        try:
+            # Waited for: the process ends with the next line.
+            self._progress.lost.remote(reason).future().result(timeout=_TELL_S)
+        finally:  # a driver that cannot be told must not keep a dead engine alive
+            os._exit(_ENGINE_LOST)
 
     def __del__(self) -> None:
         """Stop the engine in order when Ray lets the actor go."""

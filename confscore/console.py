@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -39,8 +40,11 @@ def console() -> Console:
 
 
 def say(line: str) -> None:
-    """Print one line, whatever brackets it contains."""
-    print(line, flush=True)
+    """Print one line, whatever brackets it contains; where nobody reads any more, a job goes on without."""
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def announce(plan: Plan) -> None:
@@ -67,6 +71,7 @@ class Watch:
         self._total = total
         self._began: float | None = None
         self._last = 0.0
+        self._resumed = 0
         self._bar: Progress | None = None
         if sys.stdout.isatty():
             columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
@@ -91,7 +96,12 @@ class Watch:
         now = time.monotonic()
         if ready and self._began is None:
             self._began = self._last = now
-        rate = counts.read / (now - self._began) if self._began is not None and now > self._began else 0.0
+            self._resumed = counts.read
+        rate = (
+            (counts.read - self._resumed) / (now - self._began)
+            if self._began is not None and now > self._began
+            else 0.0
+        )
         if self._bar is not None:
             words = f"{rate:,.0f} documents/s" if ready else "loading the model"
             self._bar.update(self._task, completed=counts.read, description=words)
@@ -104,9 +114,12 @@ class Watch:
 def conclude(manifest: Manifest, output: str) -> None:
     """Say how a run went, and where its table is."""
     counts = manifest.counts
-    rate = counts.read / manifest.scoring_seconds if manifest.scoring_seconds > 0 else 0.0
+    fresh = counts.read - manifest.resumed
+    rate = fresh / manifest.scoring_seconds if manifest.scoring_seconds > 0 else 0.0
+    if manifest.resumed:
+        say(f"An earlier start had scored {manifest.resumed:,} of {counts.read:,} documents.")
     say(
-        f"Scored {counts.read:,} documents in {manifest.scoring_seconds:.1f} s ({rate:,.0f}/s, after "
+        f"Scored {fresh:,} documents in {manifest.scoring_seconds:.1f} s ({rate:,.0f}/s, after "
         f"{manifest.startup_seconds:.1f} s of start-up): {counts.scored:,} scored, {counts.bounded:,} bounded, "
         f"{counts.error:,} failed; {counts.requests / max(counts.read, 1):.2f} requests a document."
     )

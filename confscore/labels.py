@@ -339,4 +339,7 @@ def _check_scores(path: str, table: pa.Table, columns: list[str]) -> None:
         missing = pc.is_null(table[name], nan_is_null=True)
         if pc.any(missing).as_py():
             doc_id = table.filter(missing)["doc_id"][0].as_py()
-            raise TableError(f"{path}: document {doc_id!r} is scored, and its {name} is null or NaN")
+            raise TableError(
+                f"{path}: document {doc_id!r} is scored, and its {name} is null or NaN; choose other estimators with "
+                "--estimator"
+            )

@@ -18,7 +18,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from pyarrow import fs
@@ -43,8 +43,9 @@ class Claim:
         Its owner has seen no other claim.
     beat : int
         Grows whenever the claim is renewed.
-    host, pid, born : str, int, str
-        The owner's process; ``born`` tells it from a later one with the same number.
+    host, machine, pid, born : str, str, int, str
+        The owner's process. ``machine`` tells machines and containers apart that have one name, and ``born`` a process
+        from a later one with the same number.
     what : str
         What the owner is doing, in words.
     """
@@ -53,6 +54,7 @@ class Claim:
     held: bool
     beat: int
     host: str
+    machine: str
     pid: int
     born: str
     what: str
@@ -77,7 +79,8 @@ class TableLock:
         self._filesystem = filesystem
         self._folder = folder
         self._table = table
-        self._mine = Claim(uuid.uuid4().hex, False, 0, socket.gethostname(), os.getpid(), _born(os.getpid()), what)
+        pid = os.getpid()
+        self._mine = Claim(uuid.uuid4().hex, False, 0, socket.gethostname(), _machine(), pid, _born(pid), what)
         self._released = threading.Event()
         self._renewing = threading.Lock()
         self.lost = threading.Event()
@@ -127,7 +130,9 @@ class TableLock:
         JobError
             It is not: this process was stopped for longer than the lease.
         """
-        if self.lost.is_set() or self._read(self._path(self._mine)) is None:
+        gone = self.lost.is_set() or self._read(self._path(self._mine)) is None
+        # One that woke up between looking at its claim and renewing it holds it beside its successor.
+        if gone or any(other.held for other in self._living({})):
             raise JobError(
                 f"output.path {self._table}: this start did not renew its lock for {LEASE_S:g} s and lost it; "
                 "nothing was published, start it again"
@@ -167,20 +172,22 @@ class TableLock:
             if now - (info.mtime_ns or now) > LEASE_S * 1e9 or self._is_dead_here(claim):
                 self._remove(claim)
                 continue
-            if claim.held and claim.name not in seen and claim.host == self._mine.host:
+            if claim.held and claim.name not in seen and self._is_here(claim):
                 seen[claim.name] = claim.beat - 1  # its process runs here: no need to wait for a sign of life
             living.append(claim)
         return living
 
+    def _is_here(self, claim: Claim) -> bool:
+        return claim.machine == self._mine.machine != ""
+
     def _is_dead_here(self, claim: Claim) -> bool:
-        return claim.host == self._mine.host and Path("/proc").exists() and _born(claim.pid) != claim.born
+        return self._is_here(claim) and _born(claim.pid) != claim.born
 
     def _path(self, claim: Claim) -> str:
         return f"{self._folder}/{claim.name}{_SUFFIX}"
 
     def _write(self, *, held: bool) -> None:
-        mine = self._mine
-        self._mine = Claim(mine.name, held, mine.beat + 1, mine.host, mine.pid, mine.born, mine.what)
+        self._mine = replace(self._mine, held=held, beat=self._mine.beat + 1)
         content = {key: value for key, value in asdict(self._mine).items() if key != "name"}
         try:
             self._filesystem.create_dir(self._folder, recursive=True)
@@ -198,7 +205,7 @@ class TableLock:
         except FileNotFoundError:
             return None
         except (ValueError, TypeError):
-            return Claim(name, False, 0, "", 0, "", "")
+            return Claim(name, held=False, beat=0, host="", machine="", pid=0, born="", what="")
 
     def _remove(self, claim: Claim) -> None:
         try:
@@ -230,4 +237,13 @@ def _born(pid: int) -> str:
         told = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         return "" if told[0] in ("Z", "X") else told[19]  # one that has ended stays in the list until its parent asks
     except (OSError, IndexError):
+        return ""
+
+
+def _machine() -> str:
+    """Return what tells this machine, and the container on it, from others; empty where nothing does."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
         return ""

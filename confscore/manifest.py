@@ -94,7 +94,11 @@ class OutputFile(_Record):
 
 
 class Manifest(_Record):
-    """The record of one committed run. Times are UTC in ISO 8601; ``scoring_seconds`` leaves start-up out."""
+    """The record of one committed run.
+
+    Times are UTC in ISO 8601, and those of the last start: ``scoring_seconds`` leaves its start-up out, and ``resumed``
+    rows had been scored by earlier ones.
+    """
 
     version: int = 1
     run_id: str
@@ -102,6 +106,7 @@ class Manifest(_Record):
     committed_at: str
     startup_seconds: float
     scoring_seconds: float
+    resumed: int
     counts: Counts
     provenance: Provenance
     versions: dict[str, str]

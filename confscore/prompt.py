@@ -116,6 +116,12 @@ class Prompter:
         self._skeletons: dict[tuple[tuple[str, ...], int | None], Skeleton] = {}
         self.questions: tuple[int | None, ...] = tuple(range(len(guard.categories))) if guard.asks_each else (None,)
         overhead = max(self._overhead(question) for question in self.questions)
+        roles = self._shortest()
+        if len({self._skeleton(roles, question) for question in self.questions}) < len(self.questions):
+            raise GuardError(
+                f"guard {guard.name}: the tokenizer's chat template asks the same about every category, so it is not "
+                "of this guard's family; is this the right guard for the model?"
+            )
         if overhead + 16 > max_tokens:
             raise GuardError(
                 f"guard {guard.name}: its prompt takes {overhead} tokens and the model has room for {max_tokens}, "

@@ -67,7 +67,7 @@ class RunFolder:
         Ray Data's notes are Parquet files, and files that become visible by one rename have their final names before:
         below ``output.path`` a glob would catch both.
         """
-        return f"{self.table}.{self.run_id}" if self._beside else f"{self.path}/work"
+        return f"{self.table}.{self.run_id}" if self._beside else f"{self.path}/unfinished"
 
     @property
     def staging(self) -> str:

@@ -114,7 +114,7 @@ def compact(
     filesystem.create_dir(target.rpartition("/")[0], recursive=True)
     write_parquet(table.replace_schema_metadata(known), filesystem, target, rows_per_group)
     size = filesystem.get_file_info(target).size
-    return Compacted(OutputFile(path=job.target, rows=table.num_rows, bytes=size), _count(table), keys)
+    return Compacted(OutputFile(path=job.target, rows=table.num_rows, bytes=size), count_rows(table), keys)
 
 
 def write_parquet(table: pa.Table, filesystem: fs.FileSystem, path: str, rows_per_group: int) -> None:
@@ -247,7 +247,8 @@ def _groups(files: Sequence[tuple[str, int]], most: int) -> Iterator[list[str]]:
         yield group
 
 
-def _count(table: pa.Table) -> Counts:
+def count_rows(table: pa.Table) -> Counts:
+    """Return the counts of rows, from the columns ``status``, ``requests`` and ``prompt_tokens``."""
     status = Counter(table["status"].to_pylist())
     return Counts(
         read=table.num_rows,

@@ -12,6 +12,7 @@ from confscore.corpus.files import resolve
 from confscore.errors import TableError
 from confscore.manifest import Counts, Manifest, add_counts
 from confscore.run_folder import read_manifests
+from confscore.score_table import count_rows
 
 _COUNTED = ["doc_id", "status", "run_id", "requests", "prompt_tokens"]
 
@@ -69,18 +70,8 @@ def _check(filesystem: fs.FileSystem, root: str, manifest: Manifest) -> list[str
             problems.append(f"{place}: has {table.num_rows:,} rows, and the manifest says {file.rows:,}")
         if pc.unique(table["run_id"]).to_pylist() != [manifest.run_id]:
             problems.append(f"{place}: has rows of another run")
-        status = Counter(table["status"].to_pylist())
         ids.update(table["doc_id"].to_pylist())
-        counts.append(
-            Counts(
-                read=table.num_rows,
-                scored=status["scored"],
-                bounded=status["bounded"],
-                error=status["error"],
-                requests=pc.sum(table["requests"]).as_py() or 0,
-                prompt_tokens=pc.sum(table["prompt_tokens"]).as_py() or 0,
-            )
-        )
+        counts.append(count_rows(table))
     found = add_counts(counts)
     for name in Counts.model_fields:
         if getattr(found, name) != getattr(manifest.counts, name):

@@ -278,6 +278,41 @@ def test_a_compressed_file_that_is_cut_short_is_an_error_and_not_a_short_corpus(
         rows(opened(path, format="jsonl"))
 
 
+@pytest.mark.parametrize(
+    ("kind", "suffix", "bad"),
+    [
+        ("parquet", ".parquet", b"PAR1 nothing PAR1"),
+        ("csv", ".csv", b""),
+        ("csv", ".csv", b"id,text,n\xe9\n1,hello,x\n"),
+        ("jsonl", ".jsonl.gz", gzip.compress(b'{"text": "x"}\n' * 1000)[:-20]),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_an_error_or_skipped_and_named(
+    tmp_path: Path, kind: str, suffix: str, bad: bytes
+) -> None:
+    for name in ("b", "c"):
+        write(tmp_path / "good.parquet", text=[name])
+        good = {"parquet": (tmp_path / "good.parquet").read_bytes(), "csv": f"text\n{name}\n".encode()}
+        good["jsonl"] = gzip.compress(f'{{"text": "{name}"}}\n'.encode())
+        (tmp_path / "good.parquet").unlink()
+        (tmp_path / f"{name}{suffix}").write_bytes(good[kind])
+    (tmp_path / f"a{suffix}").write_bytes(bad)
+    with pytest.raises(CorpusError, match=f"a{re.escape(suffix)}: "):
+        opened(tmp_path, format=kind)
+    corpus = opened(tmp_path, format=kind, on_bad_file="skip")
+    ((path, reason),) = corpus.bad
+    assert path == f"{tmp_path}/a{suffix}"
+    assert reason.startswith(path)
+    assert [row["content"] for row in rows(corpus)] == ["b", "c"]
+
+
+def test_a_corpus_without_any_readable_file_is_an_error(tmp_path: Path) -> None:
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(CorpusError, match=r"a\.csv: has no CSV header"):
+        opened(tmp_path, format="csv", on_bad_file="skip")
+
+
 def test_equal_ids_have_equal_hashes_and_are_found_again(tmp_path: Path) -> None:
     write(tmp_path / "a.parquet", doc_id=["x", "y", "x"], text=["1", "2", "3"])
     corpus = opened(tmp_path, id_column="doc_id")

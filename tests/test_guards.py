@@ -48,6 +48,17 @@ def test_a_small_guard_is_read(tmp_path: Path) -> None:
     }
 
 
+def test_a_guard_may_prompt_in_another_way_than_the_one_it_extends(tmp_path: Path) -> None:
+    base = REGISTRY["wildguard"].prompt
+    assert base.text is not None
+    by_message = {"extends": "wildguard", "name": "mine", "prompt": {"message": "Judge: {text}"}}
+    prompt = resolve(write(tmp_path, by_message)).prompt
+    assert (prompt.text, prompt.message) == (None, "Judge: {text}")
+    by_text = {"extends": "shieldgemma", "name": "ours", "prompt": {"text": "Is {name} in it? {text}"}}
+    prompt = resolve(write(tmp_path, by_text)).prompt
+    assert (prompt.text, prompt.message, prompt.system, prompt.closing) == ("Is {name} in it? {text}", None, None, None)
+
+
 def test_a_large_guard_is_read(tmp_path: Path) -> None:
     tree = {
         **SMALLEST,

@@ -81,7 +81,8 @@ def new_lock(folder: Path, what: str = "run-1") -> TableLock:
 
 
 def write_claim(folder: Path, name: str, **changes: object) -> Path:
-    content = {"held": True, "beat": 3, "host": "elsewhere", "pid": 4711, "born": "1", "what": "run-2"} | changes
+    content = {"held": True, "beat": 3, "host": "elsewhere", "machine": "other", "pid": 4711, "born": "1"}
+    content |= {"what": "run-2"} | changes
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.claim"
     path.write_text(json.dumps(content))
@@ -185,8 +186,31 @@ def test_a_killed_process_of_this_machine_does_not_hold_it(
 
 @pytest.mark.parametrize("held", [True, False])
 def test_a_reused_process_number_is_not_its_owner(folder: Path, held: bool) -> None:
-    write_claim(folder, FIRST, held=held, host=HERE, pid=os.getpid(), born="1")
+    write_claim(folder, FIRST, held=held, host=HERE, machine=module._machine(), pid=os.getpid(), born="1")
     takes_at_once(folder)
+
+
+def test_a_container_of_the_same_name_is_not_taken_for_this_machine(folder: Path) -> None:
+    theirs = write_claim(folder, FIRST, host=HERE, machine="another boot", pid=os.getpid(), born="1")
+    lock = new_lock(folder)
+    taker = threading.Thread(target=lock.acquire, daemon=True)
+    taker.start()
+    poll(lambda: lock._mine.beat > 10)  # it has looked ten times
+    assert taker.is_alive()
+    assert theirs.exists()
+    age(theirs, module.LEASE_S + 5)
+    taker.join(20)
+    lock.release()
+
+
+def test_an_owner_that_slept_while_it_renewed_does_not_publish_beside_its_successor(folder: Path) -> None:
+    lock = new_lock(folder)
+    lock.acquire()
+    lock.check()
+    write_claim(folder, LAST)  # taken over, and then this one's claim is written again
+    with pytest.raises(JobError, match="did not renew its lock for 60 s and lost it; nothing was published"):
+        lock.check()
+    lock.release()
 
 
 @pytest.mark.parametrize(("name", "held"), [(FIRST, True), (LAST, False)], ids=["held", "pending"])

@@ -382,6 +382,13 @@ def test_a_prompt_without_room_for_a_document_is_refused(tokenizer: PreTrainedTo
         Prompter(make_guard(), tokenizer, 64)
 
 
+def test_a_chat_template_that_asks_the_same_about_every_category_is_refused(tmp_path: Path) -> None:
+    template = "{% for m in messages %}<|eot_id|>{{ m.role }}={{ m.content }}{% endfor %}"
+    tokenizer = tiny.write_tokenizer(tmp_path, template=template)
+    with pytest.raises(GuardError, match=r"guard shieldgemma: .* asks the same about every category"):
+        Prompter(REGISTRY["shieldgemma"], tokenizer, max_tokens=4096)
+
+
 def test_a_tokenizer_without_template_needs_a_prompt_text(tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(GuardError, match=r"no chat template; give the guard a prompt\.text"):
         Prompter(make_guard(None), tokenizer, 4096)

@@ -72,6 +72,7 @@ def manifest(run: RunFolder, counts: Counts, **changes: object) -> Manifest:
         "committed_at": "2026-11-22T01:00:00+00:00",
         "startup_seconds": 1.0,
         "scoring_seconds": 2.0,
+        "resumed": 0,
         "counts": counts,
         "provenance": PROVENANCE,
         "versions": {},
@@ -119,7 +120,7 @@ class InAStore(RunFolder):
 
     @property
     def work(self) -> str:
-        return f"{self.path}/work"
+        return f"{self.path}/unfinished"
 
 
 def test_rows_are_sorted_by_p_max_in_lossless_compact_encodings(run: RunFolder) -> None:

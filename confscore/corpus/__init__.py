@@ -29,6 +29,8 @@ PART_BYTES = 32 << 20
 ROW_KEY = "row_key"
 """The column that tells rows of one corpus apart while they are worked on: file number and row number."""
 _LOOKS_AT_ONCE = 16
+_KEYS_FROM = 16
+"""So many JSONL files are looked into; the keys of the first one that can be read are taken for all."""
 _MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 
 
@@ -209,56 +211,60 @@ def open_corpus(config: InputConfig, carry: Sequence[str] = ()) -> Corpus:
     files, ignored = find_files(config.path, config.format)
     filesystem, _ = resolve(config.path)
     carried = tuple(dict.fromkeys([*config.carry_columns, *carry]))
-    if config.format == "parquet":
-        with ThreadPoolExecutor(_LOOKS_AT_ONCE) as pool:
-            looks = list(pool.map(lambda file: _look(filesystem, file), files))
-        bad = [(file, look) for file, look in zip(files, looks, strict=True) if isinstance(look, CorpusError)]
-        if bad and (config.on_bad_file == "fail" or len(bad) == len(files)):
-            raise bad[0][1]
-        good = [(file, look) for file, look in zip(files, looks, strict=True) if not isinstance(look, CorpusError)]
-        parts = [part for _, (pieces, _) in good for part in pieces]
-        schemas = {file.path: schema for file, (_, schema) in good}
-        for path, schema in schemas.items():
-            _check_types(config, path, schema)
-    else:
-        bad = []
-        parts = [Part(file) for file in files]
-        schemas = {file.path: _untyped(config, filesystem, file) for file in files if config.format == "csv"}
-        if config.format == "jsonl":
-            _check_keys(config, filesystem, files)
+    with ThreadPoolExecutor(_LOOKS_AT_ONCE) as pool:
+        looks = list(pool.map(lambda file: _look(config, filesystem, file), files))
+    bad = [(file, look) for file, look in zip(files, looks, strict=True) if isinstance(look, CorpusError)]
+    if bad and (config.on_bad_file == "fail" or len(bad) == len(files)):
+        raise bad[0][1]
+    good = [(file, look) for file, look in zip(files, looks, strict=True) if not isinstance(look, CorpusError)]
+    parts = [part for _, look in good for part in look.parts]
+    schemas = {file.path: look.schema for file, look in good if look.schema is not None}
+    for path, schema in schemas.items():
+        _check_types(config, path, schema)
+    if config.format == "jsonl":
+        _check_keys(config, good)
     fields = [_carried_field(name, files, schemas, config) for name in carried]
     reader = RowReader(config, pa.schema(fields))
     skipped = tuple((file.path, str(error)) for file, error in bad)
     return Corpus(reader, tuple(files), tuple(parts), tuple(ignored), skipped)
 
 
-def _look(filesystem: fs.FileSystem, file: CorpusFile) -> tuple[list[Part], pa.Schema] | CorpusError:
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What a file says before it is read: its parts, its columns if it has a header, its first keys if it is JSONL."""
+
+    parts: list[Part]
+    schema: pa.Schema | None = None
+    keys: frozenset[str] = frozenset()
+
+
+def _look(config: InputConfig, filesystem: fs.FileSystem, file: CorpusFile) -> _Look | CorpusError:
     try:
-        return parquet_parts(filesystem, file, PART_BYTES)
+        if config.format == "parquet":
+            return _Look(*parquet_parts(filesystem, file, PART_BYTES))
+        if config.format == "csv":
+            header = csv_header(filesystem, file)
+            return _Look([Part(file)], pa.schema([pa.field(name, pa.string()) for name in header]))
+        keys = jsonl_keys(filesystem, file) if config.format == "jsonl" and file.number < _KEYS_FROM else set()
+        return _Look([Part(file)], keys=frozenset(keys))
     except CorpusError as error:
         return error
 
 
-def _check_keys(config: InputConfig, filesystem: fs.FileSystem, files: Sequence[CorpusFile]) -> None:
+def _check_keys(config: InputConfig, looks: Sequence[tuple[CorpusFile, _Look]]) -> None:
     """Refuse a column that no object at the start of the corpus has; later rows without it are faults of theirs."""
-    first = next((file for file in files if file.size), None)
-    keys = jsonl_keys(filesystem, first) if first is not None else set()
-    if first is not None and not keys:
+    first, look = next(((file, look) for file, look in looks if file.size), (None, None))
+    if first is None or look is None or first.number >= _KEYS_FROM:
+        return
+    if not look.keys:
         raise CorpusError(f"{first.path}: its first lines hold no JSON object; format jsonl is one object a line")
     for key in ("id_column", "text_column", "messages_column"):
         name = getattr(config, key)
-        if first is not None and name is not None and name not in keys:
+        if name is not None and name not in look.keys:
             raise CorpusError(
                 f"{first.path}: no object has the key {name} (input.{key}); the first ones have "
-                f"{', '.join(sorted(keys))}"
+                f"{', '.join(sorted(look.keys))}"
             )
-
-
-def _untyped(config: InputConfig, filesystem: fs.FileSystem, file: CorpusFile) -> pa.Schema:
-    header = csv_header(filesystem, file)
-    schema = pa.schema([pa.field(name, pa.string()) for name in header])
-    _check_types(config, file.path, schema)
-    return schema
 
 
 def _check_types(config: InputConfig, path: str, schema: pa.Schema) -> None:

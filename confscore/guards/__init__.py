@@ -95,6 +95,9 @@ _Loader.yaml_implicit_resolvers = {
 }
 _Loader.add_implicit_resolver(_BOOL, re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
 
+_OTHER_WAYS = {"text": ("message", "system", "closing"), "message": ("text", "closing")}
+"""A prompt is written in one way: what a guard gives takes the place of what the one it extends has."""
+
 _TRIED = {"verdict", "fields", "question", "str", "tuple"}
 
 
@@ -115,10 +118,14 @@ def _extended(path: Path, tree: dict[str, object]) -> dict[str, object]:
             and isinstance(value, dict)
             and value.get("form", base.answer.form) == base.answer.form
         ):
-            merged[key] = old | value
+            merged[key] = {k: v for k, v in old.items() if k not in _OTHER_WAYS.get(_way(value), ())} | value
         elif key != "extends":
             merged[key] = value
     return merged
+
+
+def _way(part: dict[str, object]) -> str:
+    return next((way for way in _OTHER_WAYS if way in part), "")
 
 
 def _read(path: Path) -> Guard:

@@ -107,6 +107,7 @@ def _work(plan: Plan, on_progress: OnProgress, open_scorer: OpenScorer, still_ou
         committed_at=_utc(time.time()),
         startup_seconds=ready - started,
         scoring_seconds=scored - ready,
+        resumed=len(staged),
         counts=add_counts([each.counts for each in files]) if files else NOTHING,
         provenance=plan.provenance,
         versions=versions(),

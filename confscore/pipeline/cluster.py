@@ -88,7 +88,10 @@ def plain_errors() -> Iterator[None]:
         if inner is not None:
             raise inner from error
         raised = _ANY_RAISED.findall(str(error)) or [line for line in str(error).splitlines() if line.strip()]
-        raise JobError(f"the cluster could not finish the job: {raised[-1] if raised else repr(error)}") from error
+        raise JobError(
+            f"the cluster could not finish the job: {raised[-1] if raised else repr(error)}; what was scored is kept, "
+            "run the same command again"
+        ) from error
 
 
 def _ours(error: BaseException) -> ConfscoreError | None:
