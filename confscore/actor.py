@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 
 import pyarrow as pa
 
@@ -27,6 +27,7 @@ from confscore.errors import ConfscoreError, EngineError
 from confscore.guards import Guard
 from confscore.manifest import NOTHING, Counts, add_counts
 from confscore.marks import Marks, Turns, score_marked
+from confscore.memory import peak_memory
 from confscore.rows import Columns, Document, Score, score_schema, scores_to_arrays
 from confscore.run_folder import RunFolder
 from confscore.scorer import Scorer
@@ -38,6 +39,20 @@ _WATCH_EVERY_S = 1.0
 _TELL_S = 10.0
 _ENGINE_LOST = 70
 """Exit status of a process whose engine has stopped answering; EX_SOFTWARE of sysexits.h."""
+
+
+class Meters(Protocol):
+    """Where an actor's figures go, for those who watch the cluster."""
+
+    def scored(self, scores: Sequence[Score]) -> None:
+        """Count documents that have been scored."""
+
+    def queued(self, documents: int, requests: int) -> None:
+        """Note how many documents are in flight, and how many requests wait for the engine."""
+
+
+OpenMeters = Callable[[str], Meters]
+"""Returns the meters of a run, by its id."""
 
 
 class Progress:
@@ -56,6 +71,7 @@ class Progress:
         self._first_ready: float | None = None
         self.starts = 0
         self.losses: list[str] = []
+        self._peak_memory: int | None = None
 
     def ready(self) -> None:
         """Note that an actor's engine has been loaded."""
@@ -66,20 +82,33 @@ class Progress:
         """Note that an actor gives up its engine."""
         self.losses.append(reason)
 
-    def add(self, counts: Counts) -> None:
-        """Add a block's counts."""
+    def add(self, counts: Counts, peak_memory: int | None = None) -> None:
+        """Add counts of an actor, whose memory was at most ``peak_memory`` bytes so far."""
         self._counts = add_counts([self._counts, counts])
+        if peak_memory is not None:
+            self._peak_memory = max(peak_memory, self._peak_memory or 0)
 
     def read(self) -> tuple[Counts, float | None, int, list[str]]:
         """Return the sums, when the first engine was ready (seconds since 1970), starts and losses."""
         return self._counts, self._first_ready, self.starts, self.losses
+
+    def peak(self) -> int | None:
+        """Return the largest memory of an actor with its engine, in bytes."""
+        return self._peak_memory
 
 
 class ScoringActor:
     """One engine, scoring blocks of corpus rows. Called from several threads at once."""
 
     def __init__(
-        self, guard: Guard, config: Config, columns: Columns, run: RunFolder, progress: Any, open_scorer: OpenScorer
+        self,
+        guard: Guard,
+        config: Config,
+        columns: Columns,
+        run: RunFolder,
+        progress: Any,
+        open_scorer: OpenScorer,
+        open_meters: OpenMeters,
     ) -> None:
         self._columns = columns
         self._schema = staged_schema(columns)
@@ -87,6 +116,8 @@ class ScoringActor:
         self._marks = Marks(run.output, run.marks)
         self._turns = Turns()
         self._progress = progress
+        self._meters = open_meters(run.run_id)
+        self._in_flight = 0
         self._unreported: list[Score] = []
         self._reported_at = time.monotonic()
         self._timeout_s = config.cluster.request_timeout_s
@@ -129,6 +160,7 @@ class ScoringActor:
         if reported < len(scores):
             given_up = NOTHING.model_copy(update={"read": len(scores) - reported, "error": len(scores) - reported})
             self._progress.add.remote(given_up)
+        self._meters.scored(scores)
         arrays = scores_to_arrays(scores, self._columns)
         arrays |= {column.name: table[column.name] for column in self._columns.carried}
         arrays["run_id"] = pa.array([self._run_id] * len(scores), pa.string())
@@ -143,9 +175,11 @@ class ScoringActor:
 
     async def _score(self, document: Document) -> Score:
         assert self._scorer is not None
+        self._in_flight += 1
         score = await self._scorer.score(document)
         if score.status == "error" and document.fault is None:
             score = await self._scorer.score(document)
+        self._in_flight -= 1
         self._unreported.append(score)
         if time.monotonic() - self._reported_at > REPORT_EVERY_S:
             self._report()
@@ -155,7 +189,8 @@ class ScoringActor:
         """Tell the driver what has been scored; blocks share one engine, so a block's end alone is too late."""
         scores, self._unreported = self._unreported, []
         self._reported_at = time.monotonic()
-        self._progress.add.remote(_counts(scores))
+        self._progress.add.remote(_counts(scores), peak_memory(descendants=True))
+        self._meters.queued(self._in_flight, self._scorer.waiting if self._scorer is not None else 0)
 
     def _watch(self, scorer: Scorer) -> None:
         """Give the engine up if requests wait and none has been answered for too long."""

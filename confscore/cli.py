@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from confscore import console, supervise
 from confscore.config import Config, ModelConfig, dump, load, read_model
 from confscore.errors import ConfigError, ConfscoreError
 from confscore.guards import REGISTRY, resolve
+from confscore.run_log import LogFormat, RunLog, open_log, say_failed
 from confscore.verify import verify as verify_table
 
 
@@ -45,16 +45,21 @@ DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
 
 @app.command()
-def score(config: ConfigOption, set_: SetOption = None, debug: DebugOption = False) -> None:
+def score(
+    config: ConfigOption,
+    set_: SetOption = None,
+    log_format: Annotated[LogFormat, typer.Option(help="Sentences, or one JSON object a line.")] = "text",
+    debug: DebugOption = False,
+) -> None:
     """Score a corpus on a Ray cluster and publish its score table."""
     verdict = supervise.verdict_of_child()
     if verdict is None:
         again = [*(f"--set={each}" for each in set_ or []), *(["--debug"] if debug else [])]
-        status = supervise.run_as_child(["score", f"--config={config}", *again])
+        status = supervise.run_as_child(["score", f"--config={config}", f"--log-format={log_format}", *again])
         raise typer.Exit(Exit.FAILED if status is None else status)
     try:
-        with plain_errors(debug):
-            code = run_score(load(config, set_ or []))
+        with plain_errors(debug, log_format):
+            code = run_score(load(config, set_ or []), open_log(log_format))
     except typer.Exit as end:
         code = Exit(end.exit_code)
     supervise.tell_verdict(verdict, code)
@@ -126,7 +131,7 @@ def demo(
         written = demo_run.prepare(out, documents)
         console.say(f"Wrote {documents} documents to {written.corpus} and their labels to {written.labels}.")
         console.say(f"$ confscore score --config {written.config}")
-        code = run_score(load(written.config))
+        code = run_score(load(written.config), open_log("text"))
         demo_run.show(written)
     raise typer.Exit(code)
 
@@ -165,24 +170,21 @@ def evaluate(
             console.say(f"Wrote {', '.join(str(path) for path in evaluation.write(evaluated, out))}")
 
 
-def run_score(config: Config) -> Exit:
+def run_score(config: Config, log: RunLog) -> Exit:
     """Run one job and say how it went."""
     from confscore.plan import make_plan  # noqa: PLC0415 - transformers and Ray take seconds to import
 
     plan = make_plan(config)
     if plan.done is not None:
-        console.say(
-            f"Nothing to do: {plan.done.run_id} was committed at {plan.done.committed_at} with the same input, "
-            "configuration, model and guard."
-        )
+        log.done_before(plan.done)
         return _verdict(config, plan.done.counts.error, plan.done.counts.read)
     plan.run.write("config.yaml", dump(config))  # before anything is loaded: it shows that the output can be written
     from confscore.pipeline import run_plan  # noqa: PLC0415
 
-    console.announce(plan)
-    with console.Watch(plan.corpus.rows) as watch:
-        manifest = run_plan(plan, watch.update)
-    console.conclude(manifest, config.output.path)
+    log.planned(plan)
+    with log.following(plan.corpus.rows) as update:
+        manifest = run_plan(plan, update)
+    log.committed(manifest, config.output.path)
     return _verdict(config, manifest.counts.error, manifest.counts.read)
 
 
@@ -206,22 +208,26 @@ def _verdict(config: Config, errors: int, read: int) -> Exit:
 
 
 @contextmanager
-def plain_errors(debug: bool) -> Iterator[None]:
+def plain_errors(debug: bool, log_format: LogFormat = "text") -> Iterator[None]:
     """Turn errors into one sentence and an exit status."""
     try:
         yield
-    except ConfscoreError as error:
-        if debug:
-            traceback.print_exc()
-        print(f"confscore: {error}", file=sys.stderr)
-        raise typer.Exit(error.exit_code) from None
-    except KeyboardInterrupt:
-        print("confscore: interrupted before the run was committed; run the same command again", file=sys.stderr)
-        raise typer.Exit(Exit.FAILED) from None
     except (typer.Exit, typer.Abort):
         raise
-    except Exception as error:  # a scheduler must not take a fault of ours for "done with failed rows"
+    except (Exception, KeyboardInterrupt) as error:
+        sentence, status = _said_of(error)
         if debug:
             traceback.print_exc()
-        print(f"confscore: unexpected {type(error).__name__}: {error}; --debug shows where", file=sys.stderr)
-        raise typer.Exit(Exit.FAILED) from None
+        say_failed(log_format, sentence, status)
+        raise typer.Exit(status) from None
+
+
+def _said_of(error: BaseException) -> tuple[str, int]:
+    """Return an error in one sentence, and the exit status that it means."""
+    match error:
+        case ConfscoreError():
+            return str(error), error.exit_code
+        case KeyboardInterrupt():
+            return "interrupted before the run was committed; run the same command again", Exit.FAILED
+        case _:  # a scheduler must not take a fault of ours for "done with failed rows"
+            return f"unexpected {type(error).__name__}: {error}; --debug shows where", Exit.FAILED

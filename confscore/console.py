@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow.dataset as pds
 import yaml
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from confscore.guards import Guard
-from confscore.manifest import Counts, Manifest
-from confscore.plan import Plan
 from confscore.rows import IntArray
 from confscore.run_folder import read_manifests
 from confscore.score_table import open_table, provenance_of
@@ -26,7 +21,6 @@ from confscore.score_table import open_table, provenance_of
 if TYPE_CHECKING:
     from confscore.check import Checked
 
-LOG_EVERY_S = 5.0
 MOST_OFF_GRAMMAR = 0.05
 """How much probability outside the grammar a checked model may have: what scores can be trusted with."""
 _CUTS = (0.5, 0.9)
@@ -45,85 +39,6 @@ def say(line: str) -> None:
         print(line, flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def announce(plan: Plan) -> None:
-    """Say what is about to happen."""
-    corpus = plan.corpus
-    rows = "" if corpus.rows is None else f", {corpus.rows:,} documents"
-    say(f"Run {plan.run.run_id}: {len(corpus.files):,} files{rows} from {plan.config.input.path}")
-    if corpus.ignored:
-        count = len(corpus.ignored)
-        say(f"Not named like {plan.config.input.format}, so not read: {count} files ({corpus.ignored[0]}, …)")
-    say(f"Guard {plan.guard.name} on {plan.config.model.source} ({plan.config.model.engine}); loading…")
-
-
-class Watch:
-    """Progress: a bar on a terminal, a line every few seconds in a log.
-
-    Parameters
-    ----------
-    total : int or None
-        How many documents there are, where that is known.
-    """
-
-    def __init__(self, total: int | None) -> None:
-        self._total = total
-        self._began: float | None = None
-        self._last = 0.0
-        self._resumed = 0
-        self._bar: Progress | None = None
-        if sys.stdout.isatty():
-            columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-            self._bar = Progress(*columns, TimeElapsedColumn(), console=console())
-            self._task = self._bar.add_task("loading the model", total=total)
-
-    def __enter__(self) -> Self:
-        """Start drawing."""
-        if self._bar is not None:
-            self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Stop drawing."""
-        if self._bar is not None:
-            self._bar.stop()
-
-    def update(self, counts: Counts, ready: bool) -> None:
-        """Take in the counts so far."""
-        now = time.monotonic()
-        if ready and self._began is None:
-            self._began = self._last = now
-            self._resumed = counts.read
-        rate = (
-            (counts.read - self._resumed) / (now - self._began)
-            if self._began is not None and now > self._began
-            else 0.0
-        )
-        if self._bar is not None:
-            words = f"{rate:,.0f} documents/s" if ready else "loading the model"
-            self._bar.update(self._task, completed=counts.read, description=words)
-        elif ready and now - self._last >= LOG_EVERY_S:
-            self._last = now
-            of = "" if self._total is None else f" of {self._total:,}"
-            say(f"  {counts.read:,}{of} documents, {rate:,.0f}/s, {counts.bounded:,} bounded, {counts.error:,} failed")
-
-
-def conclude(manifest: Manifest, output: str) -> None:
-    """Say how a run went, and where its table is."""
-    counts = manifest.counts
-    fresh = counts.read - manifest.resumed
-    rate = fresh / manifest.scoring_seconds if manifest.scoring_seconds > 0 else 0.0
-    if manifest.resumed:
-        say(f"An earlier start had scored {manifest.resumed:,} of {counts.read:,} documents.")
-    say(
-        f"Scored {fresh:,} documents in {manifest.scoring_seconds:.1f} s ({rate:,.0f}/s, after "
-        f"{manifest.startup_seconds:.1f} s of start-up): {counts.scored:,} scored, {counts.bounded:,} bounded, "
-        f"{counts.error:,} failed; {counts.requests / max(counts.read, 1):.2f} requests a document."
-    )
-    say(f"Committed {manifest.run_id} to {output}")
 
 
 def show_table(path: str) -> None:

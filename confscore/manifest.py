@@ -93,6 +93,17 @@ class OutputFile(_Record):
     bytes: int
 
 
+class PeakMemory(_Record):
+    """The largest memory in bytes; ``None`` where the system does not tell.
+
+    ``driver`` is the resident memory of the driver's process, and ``actor`` that of the actor which took most, with its
+    engine's processes; see :func:`confscore.memory.peak_memory`.
+    """
+
+    driver: int | None
+    actor: int | None
+
+
 class Manifest(_Record):
     """The record of one committed run.
 
@@ -107,6 +118,7 @@ class Manifest(_Record):
     startup_seconds: float
     scoring_seconds: float
     resumed: int
+    peak_memory: PeakMemory
     counts: Counts
     provenance: Provenance
     versions: dict[str, str]

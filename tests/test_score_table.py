@@ -73,6 +73,7 @@ def manifest(run: RunFolder, counts: Counts, **changes: object) -> Manifest:
         "startup_seconds": 1.0,
         "scoring_seconds": 2.0,
         "resumed": 0,
+        "peak_memory": {"driver": 1 << 20, "actor": None},
         "counts": counts,
         "provenance": PROVENANCE,
         "versions": {},

@@ -27,8 +27,10 @@ from confscore.corpus import Part
 from confscore.errors import JobError
 from confscore.loading import open_scorer
 from confscore.lock import locked
-from confscore.manifest import NOTHING, Manifest, add_counts
+from confscore.manifest import NOTHING, Manifest, PeakMemory, add_counts
+from confscore.memory import peak_memory
 from confscore.pipeline.cluster import check_resources, connected, plain_errors
+from confscore.pipeline.meters import RayMeters
 from confscore.pipeline.preflight import Preflight, look_through
 from confscore.pipeline.restore import checkpointing, restore
 from confscore.pipeline.source import CorpusSource, StagedNames
@@ -108,6 +110,7 @@ def _work(plan: Plan, on_progress: OnProgress, open_scorer: OpenScorer, still_ou
         startup_seconds=ready - started,
         scoring_seconds=scored - ready,
         resumed=len(staged),
+        peak_memory=PeakMemory(driver=peak_memory(descendants=False), actor=ray.get(progress.peak.remote())),
         counts=add_counts([each.counts for each in files]) if files else NOTHING,
         provenance=plan.provenance,
         versions=versions(),
@@ -137,7 +140,7 @@ def _score(plan: Plan, found: Preflight, staged: IntArray, progress: Any, open_s
         rows = ray.data.read_datasource(source, override_num_blocks=max(1, len(parts)))
         scored = rows.repartition(target_num_rows_per_block=cluster.rows_per_block).map_batches(
             ScoringActor,
-            fn_constructor_args=(plan.guard, plan.config, plan.columns, plan.run, progress, open_scorer),
+            fn_constructor_args=(plan.guard, plan.config, plan.columns, plan.run, progress, open_scorer, RayMeters),
             batch_format="pyarrow",
             batch_size=cluster.rows_per_block,
             compute=ActorPoolStrategy(

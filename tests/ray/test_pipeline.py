@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import time
+import urllib.request
 from pathlib import Path
 
 import duckdb
@@ -86,6 +89,41 @@ def make_plan_guard(config: Config):
     from confscore.guards import resolve
 
     return resolve(config.guard.name, config.guard.order)
+
+
+def test_prometheus_can_read_how_a_job_is_doing(ray_here: None, settings: dict, tmp_path: Path) -> None:
+    import ray
+
+    write_corpus(tmp_path / "corpus", 30, seed=8)
+    bad = pa.table({"doc_id": ["empty"], "text": [""], "source": ["mail"]})
+    pq.write_table(bad, tmp_path / "corpus" / "bad.parquet")
+    manifest = run(parse(settings, "test"))
+    counts = manifest.counts
+    tag = f'run_id="{manifest.run_id}"'
+    pattern = re.compile(rf"^ray_confscore_(\w+){{[^}}]*{tag}(?:,status=\"(\w+)\")?}} (\S+)", re.M)
+    expected = {
+        ("documents_total", "scored"): counts.scored,
+        ("documents_total", "bounded"): counts.bounded,
+        ("documents_total", "error"): counts.error,
+        ("requests_total", ""): counts.requests,
+        ("prompt_tokens_total", ""): counts.prompt_tokens,
+        ("residual_count", ""): counts.read - counts.error,
+        ("documents_in_flight", ""): 0,
+        ("requests_waiting", ""): 0,
+    }
+    expected = {name: value for name, value in expected.items() if value or "total" not in name[0]}
+    address = f"http://{ray.util.get_node_ip_address()}:{ray.nodes()[0]['MetricsExportPort']}/metrics"
+    found: dict[tuple[str, str], float] = {}
+    end = time.monotonic() + 60
+    while found != expected and time.monotonic() < end:
+        with urllib.request.urlopen(address) as page:
+            said = pattern.findall(page.read().decode())
+        found = {(name, status): float(value) for name, status, value in said if (name, status) in expected}
+        time.sleep(0.5)
+    assert found == expected
+    assert counts.error == 1
+    assert manifest.peak_memory.driver > 100 << 20
+    assert manifest.peak_memory.actor > 100 << 20
 
 
 def test_conversations_are_scored_and_the_manifest_is_whole(ray_here: None, settings: dict, tmp_path: Path) -> None:
