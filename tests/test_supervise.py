@@ -42,7 +42,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
             f"import os, signal, sys\n"
             f"if {bool(job)} and 'CONFSCORE_VERDICT_FD' in os.environ:\n"
             f"    import confscore.cli\n"
-            f"    def run_score(config):\n        {job or 'pass'}\n"
+            f"    def run_score(config, log):\n        {job or 'pass'}\n"
             f"    confscore.cli.run_score = run_score\n"
         )
         words = [sys.executable, "-m", "confscore", "score", f"--config={config}", *options]
@@ -123,12 +123,12 @@ def test_a_missing_configuration_is_said_once(start: Start, tmp_path: Path) -> N
 
 
 def test_options_reach_the_child(start: Start, config: Path) -> None:
-    options = ["--set=scoring.tolerance=0.125", "--set", "model.source=other model", "--debug"]
+    options = ["--set=scoring.tolerance=0.125", "--set", "model.source=other model", "--log-format=json", "--debug"]
     said = "{config.scoring.tolerance} {config.model.source}"
     parent = start(config, *options, job=f"print(f'{said}', sys.argv[1:]); return 0")
     heard, _ = parent.communicate(timeout=60)
     assert parent.returncode == 0
-    expected = ["score", f"--config={config}", *options[:1], f"--set={options[2]}", "--debug"]
+    expected = ["score", f"--config={config}", "--log-format=json", *options[:1], f"--set={options[2]}", "--debug"]
     assert heard == f"0.125 other model {expected}\n"
 
 

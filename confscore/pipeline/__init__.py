@@ -193,7 +193,7 @@ def _check_complete(plan: Plan, found: Preflight, files: Sequence[Compacted]) ->
     """
     keys = np.sort(np.concatenate([np.empty(0, np.int64), *(each.keys for each in files)]))
     again = keys[1:][keys[1:] == keys[:-1]]
-    advice = f"nothing was published; remove {plan.run.path} and start the job again"
+    advice = f"nothing was published; remove {plan.run.work} and start the job again"
     if len(again):
         place = plan.corpus.reader.name_rows(plan.corpus.files, again[:1])[0]
         raise JobError(f"{len(again):,} rows were scored twice, the first of them {place}; {advice}")
