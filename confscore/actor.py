@@ -12,10 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
+import socket
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, NoReturn, Protocol, TypeVar
 
 import pyarrow as pa
@@ -37,6 +40,10 @@ OpenScorer = Callable[[Guard, ModelConfig, ScoringConfig], Scorer]
 REPORT_EVERY_S = 1.0
 _WATCH_EVERY_S = 1.0
 _TELL_S = 10.0
+_LOG_TAIL = 1 << 18
+_MOST_OF_A_CAUSE = 500
+_AN_ERROR = re.compile(r"\b((?:\w+\.)*\w*(?:Error|Exception): \S.*)")
+_SENDS_ELSEWHERE = re.compile(r"[Ss]ee .*(?:root cause|stack trace|above)")
 _ENGINE_LOST = 70
 """Exit status of a process whose engine has stopped answering; EX_SOFTWARE of sysexits.h."""
 
@@ -128,6 +135,8 @@ class ScoringActor:
         # Ray would start a failing constructor again and again; a failing call ends the job with its reason.
         try:
             self._scorer = self._run(_open(guard, config, open_scorer))
+        except EngineError as error:
+            self._failure = EngineError(f"{error}{_told_elsewhere(str(error))}")
         except ConfscoreError as error:
             self._failure = error
         except Exception as error:  # engines raise whatever their libraries raise
@@ -220,6 +229,28 @@ class ScoringActor:
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+
+def _told_elsewhere(sentence: str) -> str:
+    """Return what an engine's own processes said before they ended, and where the whole of it is.
+
+    Ray sends what a worker prints into files, and an engine's processes inherit them; their last error is often the
+    cause of the one that reaches this process.
+    """
+    causes: list[str] = []
+    place = ""
+    for descriptor in (1, 2):
+        try:
+            log = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+            with log.open("rb") as stream:
+                stream.seek(max(0, log.stat().st_size - _LOG_TAIL))
+                causes += _AN_ERROR.findall(stream.read().decode("utf-8", "replace"))
+        except OSError:  # no such system, or not a file
+            continue
+        place = f"; see {log.with_suffix('.*')} on {socket.gethostname()}"
+    causes = [cause for cause in causes if cause not in sentence and not _SENDS_ELSEWHERE.search(cause)]
+    cause = f"; the last error of its processes was: {causes[-1][:_MOST_OF_A_CAUSE]}" if causes else ""
+    return f"{cause}{place}"
 
 
 def staged_schema(columns: Columns) -> pa.Schema:

@@ -39,8 +39,21 @@ KINDS = ("driver", "actor", "worker", "raylet", "gcs")
 KINDS_OF_NODES = ("driver", "actor", "worker", "node", "cluster")
 KINDS_OF_VLLM = ("driver", "actor", "engine")
 TABLE_SETTINGS = {"tolerance": 0.3, "max_requests_per_document": 2}
+MODELS = {
+    "table": {"engine": "transformers"},
+    "vllm": {
+        "engine_args": {
+            "dtype": "float32",
+            "max_model_len": 512,
+            "enforce_eager": True,
+            "kv_cache_memory_bytes": 1 << 28,
+        }
+    },
+}
 ON_NODES = {"cpus_per_actor": 2}
 """A simulated node has three CPUs, so that it holds one actor and tasks beside it."""
+READY = r"^progress [1-9]\d* 1|documents, [\d,]+/s"
+"""What a driver's log shows once documents are being scored."""
 _ENDS = ("ray::", "raylet", "gcs_server", "VLLM::")
 
 
@@ -82,25 +95,27 @@ class Job:
     def scores(self) -> Path:
         return self.root / "scores"
 
+    def texts(self) -> dict[str, str]:
+        """Return the text of every document, by its id."""
+        texts = [document.text for document in generate(min(self.documents, 2000), seed=77)]
+        return {f"doc-{i:06d}": f"{texts[i % len(texts)]} No. {i}." for i in range(self.documents)}
+
     def prepare(self, harm: dict[int, str] | None = None, changes: dict[str, dict] | None = None) -> None:
         """Write the corpus and the configuration.
 
         ``harm[i]`` is put into document i, and ``changes`` into sections of the configuration.
         """
-        texts = [document.text for document in generate(min(self.documents, 2000), seed=77)]
         harm = harm or {}
+        ids, texts = zip(*self.texts().items(), strict=True)
         folder = self.root / "corpus"
         folder.mkdir(parents=True)
         for number, rows in enumerate(np.array_split(np.arange(self.documents), 8)):
-            columns = {
-                "doc_id": pa.array([f"doc-{i:06d}" for i in rows]),
-                "text": pa.array([f"{harm.get(int(i), '')} {texts[i % len(texts)]} No. {i}." for i in rows]),
-            }
+            columns = {"doc_id": [ids[i] for i in rows], "text": [harm.get(int(i), "") + texts[i] for i in rows]}
             pq.write_table(pa.table(columns), folder / f"part-{number}.parquet", row_group_size=2000)
         settings = {
             "input": {"path": str(folder), "id_column": "doc_id"},
             "guard": str(GUARD_YAML),
-            "model": {"source": str(GUARD_FOLDER), "engine": "transformers" if self.engine == "table" else "vllm"},
+            "model": {"source": str(GUARD_FOLDER), **MODELS[self.engine]},
             "scoring": TABLE_SETTINGS if self.engine == "table" else {"tolerance": 0.05},
             "cluster": {"actors": 1, "gpus_per_actor": 0, "rows_per_block": 256},
             "output": {"path": str(self.scores)},
@@ -163,10 +178,24 @@ class Killer:
         How many in all.
     pause : tuple of float
         Least and most seconds before the next one.
+    after : str
+        A pattern that the driver's log has to show before that, so that a kill hits documents in flight.
+    patience : float
+        How often that is waited for; otherwise kills hit a job that is starting, too.
     """
 
-    def __init__(self, job: Job, kinds: Sequence[str], kills: int, pause: tuple[float, float], seed: int = 0) -> None:
+    def __init__(
+        self,
+        job: Job,
+        kinds: Sequence[str],
+        kills: int,
+        pause: tuple[float, float],
+        seed: int = 0,
+        after: str = "",
+        patience: float = 1.0,
+    ) -> None:
         self.left = kills
+        self._after, self._patience = after, patience
         self._job, self._kinds, self._pause = job, kinds, pause
         self._random = random.Random(seed)
         self._stop = threading.Event()
@@ -195,10 +224,11 @@ class Killer:
 
     def _kill(self, driver: int, family: set[int]) -> None:
         due = time.monotonic() + self._random.uniform(*self._pause)
+        patient = self._random.random() < self._patience
         while not self._stop.wait(0.2):
             processes = _family(driver)
             family |= {process.pid for process in processes}
-            if time.monotonic() < due:
+            if time.monotonic() < due or (patient and not re.search(self._after, self._job.log.read_text(), re.M)):
                 continue
             if self._job.nodes is not None:
                 self._job.nodes.add()  # where one was lost before, another one comes
@@ -209,6 +239,7 @@ class Killer:
                 self.left -= 1
                 self._job.kills[kind] += 1
                 due = time.monotonic() + self._random.uniform(*self._pause)
+                patient = self._random.random() < self._patience
 
     def _strike(self, kind: str, driver: int, processes: Sequence[psutil.Process]) -> bool:
         """Kill something of a kind; say whether there was any."""
@@ -290,7 +321,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--engine", default="table", choices=["table", "vllm"])
     parser.add_argument("--nodes", type=int, default=0, help="simulated nodes; 0: each driver has a cluster of its own")
-    parser.add_argument("--pause", nargs=2, type=float, default=[4.0, 15.0])
+    parser.add_argument("--pause", nargs=2, type=float, default=[2.0, 10.0])
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     kinds = KINDS_OF_VLLM if given.engine == "vllm" else KINDS_OF_NODES if given.nodes else KINDS
@@ -298,20 +329,26 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         nodes = stack.enter_context(Nodes(given.nodes)) if given.nodes else None
         calm = Job(Path(folder) / "calm", given.documents, given.engine)
-        wild = Job(Path(folder) / "wild", given.documents, given.engine, nodes)
         calm.prepare()
         calm.run()
-        wild.prepare(changes=changes)
-        killer = Killer(wild, kinds, given.kills, tuple(given.pause), given.seed)
-        began = time.monotonic()
-        wild.run(killer)
-        assert_same(wild.rows(), calm.rows(), tolerance=1e-3 if given.engine == "vllm" else 0.0)
+        kills: Counter[str] = Counter()
+        while kills.total() < given.kills:  # a job that is done is followed by another one
+            seed = given.seed + kills.total()
+            wild = Job(Path(folder) / f"wild-{seed}", given.documents, given.engine, nodes)
+            wild.prepare(changes=changes)
+            pause = (given.pause[0], given.pause[1])
+            left = given.kills - kills.total()
+            began = time.monotonic()
+            wild.run(Killer(wild, kinds, left, pause, seed, READY, patience=0.6))
+            assert_same(wild.rows(), calm.rows(), tolerance=1e-3 if given.engine == "vllm" else 0.0)
+            kills += wild.kills
+            print(
+                f"{given.documents:,} documents ({given.engine}): {dict(wild.kills)} killed, {wild.starts} starts, "
+                f"{time.monotonic() - began:.0f} s, found staged {wild.resumed}: 0 lost, 0 twice, all values equal",
+                flush=True,
+            )
         on = "" if nodes is None else f" on {given.nodes} nodes, {nodes.lost} lost and {nodes.added} added"
-        print(
-            f"{given.documents:,} documents ({given.engine}){on}, {wild.kills.total()} kills {dict(wild.kills)}, "
-            f"{wild.starts} starts, {time.monotonic() - began:.0f} s, found staged {wild.resumed}: "
-            "0 lost, 0 twice, all values equal"
-        )
+        print(f"{kills.total()} kills{on}: {dict(kills)}; nothing lost, nothing twice")
 
 
 if __name__ == "__main__":
