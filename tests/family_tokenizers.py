@@ -12,9 +12,9 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-import torch
+import tiny
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 LLAMA_3 = ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|end_of_text|>")
 LLAMA_4 = ("<|begin_of_text|>", "<|header_start|>", "<|header_end|>", "<|eot|>", "<|end_of_text|>")
@@ -118,19 +118,5 @@ def segmented(text: bytes, vocabulary: Mapping[int, bytes], seed: int) -> tuple[
 def write_model(folder: Path, tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> Path:
     """Save a tokenizer and a random float32 model beside it."""
     tokenizer.save_pretrained(folder)
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=4096,
-        tie_word_embeddings=True,
-        initializer_range=0.3,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    tiny.write_random_model(folder, tokenizer, hidden_size=32, max_position_embeddings=4096, seed=seed)
     return folder

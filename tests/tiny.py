@@ -33,19 +33,25 @@ def write_tokenizer(folder: Path, size: int = 400, template: str | None = None) 
 
 def write_model(folder: Path, seed: int = 0) -> None:
     """Save a tokenizer and a random float32 Llama beside it."""
-    tokenizer = write_tokenizer(folder)
+    write_random_model(folder, write_tokenizer(folder), hidden_size=64, max_position_embeddings=1024, seed=seed)
+
+
+def write_random_model(
+    folder: Path, tokenizer: PreTrainedTokenizerFast, hidden_size: int, max_position_embeddings: int, seed: int = 0
+) -> None:
+    """Save a random float32 Llama of two layers whose probabilities are far from even."""
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
+        hidden_size=hidden_size,
+        intermediate_size=2 * hidden_size,
         num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=2,
-        max_position_embeddings=1024,
+        max_position_embeddings=max_position_embeddings,
         tie_word_embeddings=True,
         initializer_range=0.35,
-        bos_token_id=tokenizer.convert_tokens_to_ids(CONTROLS[0]),
-        eos_token_id=tokenizer.convert_tokens_to_ids(CONTROLS[3]),
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
