@@ -17,7 +17,7 @@ from confscore.corpus import ROW_KEY
 from confscore.errors import JobError, TableError
 from confscore.manifest import Counts, InputFile, Manifest, Provenance, add_counts, run_identity
 from confscore.rows import Columns, Score, score_schema, scores_to_arrays
-from confscore.run_folder import PREPARED, RunFolder, committed_before, read_manifests
+from confscore.run_folder import MANIFEST, PREPARED, RunFolder, committed_before, read_manifests
 from confscore.score_table import STAGED, compact, finish, open_table, plan_compactions, provenance_of, publish
 from confscore.verify import verify
 
@@ -360,6 +360,28 @@ def test_what_does_not_agree_is_named(run: RunFolder) -> None:
     assert f"{stray}: is in the table, and no committed run has written it" in said
     assert "prompt_tokens" not in said, "two rows of one file stand for one row of each"
     assert f"{stray}" not in "\n".join(verify(run.output, run.run_id))
+
+
+@pytest.mark.parametrize("name", Counts.model_fields)
+def test_a_count_that_is_not_that_of_the_files_is_named(run: RunFolder, name: str) -> None:
+    stage(run, "a", [scored("1", [0.9, 0.1])])
+    record = finished(run)
+    said = getattr(record.counts, name) + 7
+    publish(run, record.model_copy(update={"counts": record.counts.model_copy(update={name: said})}), lambda: None)
+    found = "\n".join(verify(run.output))
+    assert f"{run.run_id}: {name} is {said - 7:,}, and the manifest says {said:,}" in found
+    assert ("do not add up" in found) == (name in ("read", "scored", "bounded", "error"))
+
+
+def test_what_is_about_to_be_published_is_noted_before(run: RunFolder) -> None:
+    stage(run, "a", [scored("1", [0.9, 0.1])])
+    record = finished(run)
+    for path in Path(run.finished).rglob("*.parquet"):
+        path.unlink()
+    with pytest.raises(TableError, match="had .* bytes when it was finished and is gone"):
+        publish(run, record, lambda: None)
+    assert run.read_manifest(PREPARED) == record, "the next start can go on from here"
+    assert run.read_manifest(MANIFEST) is None
 
 
 def test_the_documented_query_reads_what_manifests_name(run: RunFolder) -> None:
