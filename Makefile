@@ -7,7 +7,7 @@ CPU_INDEX := https://download.pytorch.org/whl/cpu
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 TORCH := $(shell grep '^torch==' requirements.lock)
 
-.PHONY: setup demo test check format chaos bench clean
+.PHONY: setup demo test check format audit fuzz chaos bench clean
 
 setup: $(STAMP)
 
@@ -34,6 +34,15 @@ check: setup
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Known vulnerabilities of what is locked. Without a way to the vulnerability service it says so, and fails nobody.
+audit: setup
+	$(BIN)/python tools/audit.py requirements.lock
+
+# Random files, configurations, guards and grammars for so long a target; what is found stays in tests/fuzz/corpus.
+FUZZ_SECONDS ?= 900
+fuzz: setup
+	FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest -m fuzz -o addopts="-ra" -o timeout=0 tests/fuzz
 
 # Faults at length: more than 50 random kills of every kind, and the tests that take minutes.
 chaos: setup

@@ -17,6 +17,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, TypeVar
@@ -26,14 +27,16 @@ import pyarrow as pa
 from confscore.config import Config, ModelConfig, ScoringConfig
 from confscore.corpus import ROW_KEY
 from confscore.corpus.cells import as_document
-from confscore.errors import ConfscoreError, EngineError
+from confscore.errors import ConfscoreError, EngineError, JobError
 from confscore.guards import Guard
 from confscore.manifest import NOTHING, Counts, add_counts
 from confscore.marks import Marks, Turns, score_marked
 from confscore.memory import peak_memory
+from confscore.partitions import without_bad_values
 from confscore.rows import Columns, Document, Score, score_schema, scores_to_arrays
 from confscore.run_folder import RunFolder
 from confscore.scorer import Scorer
+from confscore.words import one_line, unexpected
 
 T = TypeVar("T")
 OpenScorer = Callable[[Guard, ModelConfig, ScoringConfig], Scorer]
@@ -62,46 +65,60 @@ OpenMeters = Callable[[str], Meters]
 """Returns the meters of a run, by its id."""
 
 
-class Progress:
-    """What actors tell the driver. Rows scored twice count twice.
+@dataclass(frozen=True, slots=True)
+class Reports:
+    """What actors have told so far. Rows that were scored twice count twice.
 
     Attributes
     ----------
-    starts : int
-        How many engines have been started.
-    losses : list of str
+    counts : Counts
+        Sums over all actors.
+    first_ready : float or None
+        When the first engine was ready, in seconds since 1970.
+    loads, starts : int
+        How often an actor began to load an engine, and how often one was ready then.
+    losses : tuple of str
         Why engines were given up, as far as their actors could still say.
+    peak_memory : int or None
+        The largest memory of an actor with its engine, in bytes.
     """
 
+    counts: Counts = NOTHING
+    first_ready: float | None = None
+    loads: int = 0
+    starts: int = 0
+    losses: tuple[str, ...] = ()
+    peak_memory: int | None = None
+
+
+class Progress:
+    """Where actors tell the driver what they do."""
+
     def __init__(self) -> None:
-        self._counts = NOTHING
-        self._first_ready: float | None = None
-        self.starts = 0
-        self.losses: list[str] = []
-        self._peak_memory: int | None = None
+        self._told = Reports()
+
+    def loading(self) -> None:
+        """Note that an actor is about to load its engine."""
+        self._told = replace(self._told, loads=self._told.loads + 1)
 
     def ready(self) -> None:
         """Note that an actor's engine has been loaded."""
-        self.starts += 1
-        self._first_ready = self._first_ready or time.time()
+        first = self._told.first_ready or time.time()
+        self._told = replace(self._told, starts=self._told.starts + 1, first_ready=first)
 
     def lost(self, reason: str) -> None:
         """Note that an actor gives up its engine."""
-        self.losses.append(reason)
+        self._told = replace(self._told, losses=(*self._told.losses, reason))
 
     def add(self, counts: Counts, peak_memory: int | None = None) -> None:
         """Add counts of an actor, whose memory was at most ``peak_memory`` bytes so far."""
-        self._counts = add_counts([self._counts, counts])
-        if peak_memory is not None:
-            self._peak_memory = max(peak_memory, self._peak_memory or 0)
+        known = [peak for peak in (peak_memory, self._told.peak_memory) if peak is not None]
+        counts = add_counts([self._told.counts, counts])
+        self._told = replace(self._told, counts=counts, peak_memory=max(known, default=None))
 
-    def read(self) -> tuple[Counts, float | None, int, list[str]]:
-        """Return the sums, when the first engine was ready (seconds since 1970), starts and losses."""
-        return self._counts, self._first_ready, self.starts, self.losses
-
-    def peak(self) -> int | None:
-        """Return the largest memory of an actor with its engine, in bytes."""
-        return self._peak_memory
+    def read(self) -> Reports:
+        """Return what has been told."""
+        return self._told
 
 
 class ScoringActor:
@@ -128,10 +145,13 @@ class ScoringActor:
         self._unreported: list[Score] = []
         self._reported_at = time.monotonic()
         self._timeout_s = config.cluster.request_timeout_s
+        self._error_messages = config.scoring.error_messages
+        self._partition_by = config.output.partition_by
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="engine", daemon=True).start()
         self._scorer: Scorer | None = None
         self._failure: ConfscoreError | None = None
+        progress.loading.remote()
         # Ray would start a failing constructor again and again; a failing call ends the job with its reason.
         try:
             self._scorer = self._run(_open(guard, config, open_scorer))
@@ -149,6 +169,15 @@ class ScoringActor:
         """Score a block; one row out for each row in, in the same order."""
         if self._failure is not None:
             raise self._failure
+        try:
+            return self._score_block(table)
+        except (ConfscoreError, OSError):
+            raise
+        except Exception as error:  # its message may hold text of the block, and would be in Ray's logs
+            raise JobError(unexpected(error, in_full=self._error_messages)) from None
+
+    def _score_block(self, table: pa.Table) -> pa.Table:
+        table = without_bad_values(table, self._partition_by)
         if not table.num_rows:
             return self._schema.empty_table()
         rows = zip(*(table[name].to_pylist() for name in ("doc_id", "content", "fault")), strict=True)
@@ -213,7 +242,7 @@ class ScoringActor:
 
     def _give_up(self, reason: str) -> NoReturn:
         """Tell the driver, and end this process, so that Ray starts another one."""
-        print(f"confscore: engine given up: {reason}", flush=True)
+        print(f"confscore: engine given up: {one_line(reason)}", flush=True)
         try:
             # Waited for: the process ends with the next line.
             self._progress.lost.remote(reason).future().result(timeout=_TELL_S)

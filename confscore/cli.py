@@ -12,11 +12,15 @@ from typing import Annotated, Optional
 import typer
 
 from confscore import console, supervise
+from confscore.cli_offline import apply, fit, sql
+from confscore.cli_sample import sample
 from confscore.config import Config, ModelConfig, dump, load, read_model
+from confscore.corpus.stores import failed_store
 from confscore.errors import ConfigError, ConfscoreError
 from confscore.guards import REGISTRY, resolve
 from confscore.run_log import LogFormat, RunLog, open_log, say_failed
 from confscore.verify import verify as verify_table
+from confscore.words import unexpected
 
 
 class Exit(IntEnum):
@@ -149,6 +153,10 @@ def evaluate(
         Optional[list[str]],  # noqa: UP045
         typer.Option(help="Evaluate only this estimator, such as marginal; may be repeated."),
     ] = None,
+    pi_column: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Its column of inclusion probabilities; by default inclusion_probability, if it is there."),
+    ] = None,
     run: Annotated[Optional[str], typer.Option(help="Take the rows of this run only.")] = None,  # noqa: UP045
     threshold: Annotated[float, typer.Option(help="A score of at least this is a prediction.")] = 0.5,
     bootstrap: Annotated[int, typer.Option(min=0, help="Resamples for the intervals; 0 for no intervals.")] = 200,
@@ -159,15 +167,25 @@ def evaluate(
     """Hold a score table against labels: F1, ranking and calibration of every estimator."""
     with plain_errors(debug):
         from confscore import evaluate as evaluation  # noqa: PLC0415 - no other command needs SciPy
-        from confscore.labels import label_scores  # noqa: PLC0415
+        from confscore import weighted  # noqa: PLC0415
+        from confscore.labelled import label_scores  # noqa: PLC0415
 
-        labelled = label_scores(scores, labels, id_column, label_column, estimator or [], run)
-        for line in evaluation.describe(labelled):
+        labelled = label_scores(scores, labels, id_column, label_column, estimator or [], run, pi_column)
+        drawn = pi_column is not None or labelled.weights is not None
+        estimated = weighted.evaluate_weighted(scores, labelled, threshold, run) if drawn else []
+        for line in [*evaluation.describe(labelled), *map(weighted.describe_weights, estimated[:1])]:
             console.say(line)
         evaluated = evaluation.evaluate_all(labelled, threshold, bootstrap, seed)
         console.console().print(evaluation.summary_table(evaluated), evaluation.category_table(evaluated[0]))
+        if estimated:
+            console.console().print(weighted.average_table(estimated), weighted.quality_table(estimated[0]))
         if out is not None:
-            console.say(f"Wrote {', '.join(str(path) for path in evaluation.write(evaluated, out))}")
+            written = [*evaluation.write(evaluated, out), *([weighted.write_weighted(estimated, out)] if drawn else [])]
+            console.say(f"Wrote {', '.join(str(path) for path in written)}")
+
+
+for command in (fit, apply, sql, sample):
+    app.command()(command)
 
 
 def run_score(config: Config, log: RunLog) -> Exit:
@@ -183,7 +201,7 @@ def run_score(config: Config, log: RunLog) -> Exit:
 
     log.planned(plan)
     with log.following(plan.corpus.rows) as update:
-        manifest = run_plan(plan, update)
+        manifest = run_plan(plan, update, on_wait=log.waiting)
     log.committed(manifest, config.output.path)
     return _verdict(config, manifest.counts.error, manifest.counts.read)
 
@@ -224,10 +242,11 @@ def plain_errors(debug: bool, log_format: LogFormat = "text") -> Iterator[None]:
 
 def _said_of(error: BaseException) -> tuple[str, int]:
     """Return an error in one sentence, and the exit status that it means."""
+    error = failed_store(error) or error
     match error:
         case ConfscoreError():
             return str(error), error.exit_code
         case KeyboardInterrupt():
-            return "interrupted before the run was committed; run the same command again", Exit.FAILED
+            return supervise.INTERRUPTED, Exit.FAILED
         case _:  # a scheduler must not take a fault of ours for "done with failed rows"
-            return f"unexpected {type(error).__name__}: {error}; --debug shows where", Exit.FAILED
+            return f"{unexpected(error)}; --debug shows more", Exit.FAILED

@@ -23,6 +23,8 @@ from pydantic import (
 )
 
 from confscore.errors import ConfigError
+from confscore.plain_yaml import NotYaml, load_yaml
+from confscore.words import printable
 
 Estimator = Literal[
     "marginal",
@@ -35,6 +37,7 @@ Estimator = Literal[
 ]
 Normalization = Literal["raw", "local", "global"]
 InputFormat = Literal["parquet", "jsonl", "csv", "text"]
+OutputFormat = Literal["parquet", "iceberg", "delta"]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -55,6 +58,7 @@ class InputConfig(Section):
     messages_column: str | None = None
     carry_columns: tuple[str, ...] = ()
     on_bad_file: Literal["fail", "skip"] = "fail"
+    follow_links: bool = False
 
     @model_validator(mode="after")
     def _one_source_of_text(self) -> Self:
@@ -84,6 +88,7 @@ class ModelConfig(Section):
     engine: Literal["vllm", "transformers"] = "vllm"
     engine_args: dict[str, JsonValue] = Field(default_factory=dict)
     trust_remote_code: bool = False
+    allow_pickle: bool = False
 
 
 class PaperConfig(Section):
@@ -112,6 +117,7 @@ class ScoringConfig(Section):
     top_answers: Annotated[int, Field(ge=0, le=1000)] = 0
     error_fraction_allowed: Annotated[float, Field(ge=0, le=1)] = 0
     max_failed_fraction: Annotated[float, Field(gt=0, le=1)] = 0.5
+    error_messages: bool = False
 
     @model_validator(mode="after")
     def _paper_is_raw(self) -> Self:
@@ -161,12 +167,31 @@ class ClusterConfig(Section):
 
 
 class OutputConfig(Section):
-    """Where the score table goes."""
+    """Where the score table goes, and which readers find it there.
+
+    ``catalog`` names a catalog of pyiceberg's own configuration, where its address and credentials are.
+    """
 
     path: str
     partition_by: tuple[str, ...] = ()
+    format: OutputFormat = "parquet"
+    catalog: str | None = None
+    table: str | None = None
     rows_per_file: Count = 1_000_000
     rows_per_group: Count = 122_880
+
+    @model_validator(mode="after")
+    def _iceberg_has_a_catalog(self) -> Self:
+        given = [name for name, value in (("catalog", self.catalog), ("table", self.table)) if value is not None]
+        if self.format != "iceberg" and given:
+            raise ValueError(f"format {self.format} has no {given[0]}: leave it out, or set format to iceberg")
+        if self.format == "iceberg" and len(given) < 2:
+            raise ValueError(
+                "format iceberg needs catalog, a name in pyiceberg's configuration, and table, such as lake.scores"
+            )
+        if self.table is not None and ("." not in self.table or not all(self.table.split("."))):
+            raise ValueError(f"table is a namespace and a name, such as lake.scores (got {self.table})")
+        return self
 
 
 class Config(Section):
@@ -212,9 +237,9 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: the configuration file cannot be read: {error}") from None
     try:
-        tree = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+        tree = load_yaml(text)
+    except NotYaml as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: a configuration is a mapping with the keys input, model and output")
     for override in overrides:
@@ -227,7 +252,7 @@ def parse(tree: dict[str, object], origin: str) -> Config:
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(f"{origin}: {_sentence(error)}") from None
+        raise ConfigError(f"{origin}: {printable(_sentence(error))}") from None
 
 
 def dump(config: Config) -> str:
@@ -248,7 +273,7 @@ def read_model(source: str, engine: str, engine_args: Sequence[str] = ()) -> Mod
     tree["output"] = {"path": "."}
     for argument in engine_args:
         if "=" not in argument:
-            raise ConfigError(f"--engine-arg {argument}: write it as key=value")
+            raise ConfigError(f"--engine-arg {printable(argument)}: write it as key=value")
         _apply(tree, f"model.engine_args.{argument}")
     return parse(tree, "command line").model
 
@@ -256,7 +281,7 @@ def read_model(source: str, engine: str, engine_args: Sequence[str] = ()) -> Mod
 def _apply(tree: dict[str, object], override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key:
-        raise ConfigError(f"--set {override}: write it as section.key=value")
+        raise ConfigError(f"--set {printable(override)}: write it as section.key=value")
     *parents, leaf = key.split(".")
     node = tree
     for parent in parents:
@@ -264,12 +289,12 @@ def _apply(tree: dict[str, object], override: str) -> None:
         if isinstance(child, str) and parent == "guard":
             child = node[parent] = {"name": child}
         if not isinstance(child, dict):
-            raise ConfigError(f"--set {override}: {parent} is a value, not a section")
+            raise ConfigError(f"--set {printable(override)}: {printable(parent)} is a value, not a section")
         node = child
     try:
-        node[leaf] = yaml.safe_load(value)
-    except (yaml.YAMLError, ValueError, RecursionError):
-        raise ConfigError(f"--set {override}: {value!r} is not a YAML value") from None
+        node[leaf] = load_yaml(value)
+    except NotYaml:
+        raise ConfigError(f"--set {printable(override)}: {value!r} is not a YAML value") from None
 
 
 def _sentence(error: ValidationError) -> str:

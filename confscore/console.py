@@ -17,6 +17,7 @@ from confscore.guards import Guard
 from confscore.rows import IntArray
 from confscore.run_folder import read_manifests
 from confscore.score_table import open_table, provenance_of
+from confscore.words import printable
 
 if TYPE_CHECKING:
     from confscore.check import Checked
@@ -30,13 +31,15 @@ _BIN_EDGES = np.array([0, 0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.
 
 def console() -> Console:
     """Return a console on today's standard output; in a log, lines are not wrapped."""
-    return Console() if sys.stdout.isatty() else Console(width=160, highlight=False)
+    # What is shown comes from files: brackets in it are no markup, and words between colons no emoji.
+    width = None if sys.stdout.isatty() else 160
+    return Console(width=width, highlight=width is None, markup=False, emoji=False)
 
 
 def say(line: str) -> None:
-    """Print one line, whatever brackets it contains; where nobody reads any more, a job goes on without."""
+    """Print one line, or several, whatever they contain; where nobody reads any more, a job goes on without."""
     try:
-        print(line, flush=True)
+        print("\n".join(printable(each) for each in line.split("\n")), flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -49,7 +52,8 @@ def show_table(path: str) -> None:
     runs = Table(title="runs", title_justify="left")
     for name in ("run", "committed at", "documents", "scored", "bounded", "failed", "requests", "files"):
         runs.add_column(name, justify="left" if name in ("run", "committed at") else "right")
-    for manifest in read_manifests(path):
+    manifests = read_manifests(path)
+    for manifest in manifests:
         counts = manifest.counts
         figures = (
             counts.read,
@@ -59,17 +63,22 @@ def show_table(path: str) -> None:
             counts.requests,
             len(manifest.output_files),
         )
-        runs.add_row(manifest.run_id, manifest.committed_at, *(f"{figure:,}" for figure in figures))
+        runs.add_row(
+            printable(manifest.run_id), printable(manifest.committed_at), *(f"{figure:,}" for figure in figures)
+        )
     out.print(runs)
+    if manifests:
+        out.print(f"format: {printable(str(manifests[-1].published_to))}")
     out.print("provenance", style="bold")
-    out.print(yaml.safe_dump(provenance.model_dump(mode="json"), sort_keys=False, allow_unicode=True), markup=False)
+    shown = yaml.safe_dump(provenance.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    out.print("\n".join(printable(line) for line in shown.split("\n")))
     schema = Table(title="schema", title_justify="left")
     for name in ("column", "type", "unit or meaning"):
         schema.add_column(name)
     for field in table.schema:
         about = field.metadata or {}
-        words = [about[key].decode() for key in (b"meaning", b"unit") if key in about]
-        schema.add_row(field.name, str(field.type), "; ".join(words))
+        words = [about[key].decode(errors="replace") for key in (b"meaning", b"unit") if key in about]
+        schema.add_row(printable(field.name), printable(str(field.type)), printable("; ".join(words)))
     out.print(schema)
     _show_distributions(out, table, ["p_any", "p_max", *(f"p_{code}" for code in provenance.categories), "residual"])
 
@@ -91,7 +100,7 @@ def _show_distributions(out: Console, table: pds.Dataset, names: Sequence[str]) 
         rows = int(counts[name].sum())
         mean = f"{sums[name] / rows:.4f}" if rows else "-"
         above = (f"{int(counts[name][_BIN_EDGES[:-1] >= cut].sum()):,}" for cut in _CUTS)
-        figure.add_row(name, f"{rows:,}", mean, *above, bars(counts[name]))
+        figure.add_row(printable(name), f"{rows:,}", mean, *above, bars(counts[name]))
     out.print(figure)
 
 

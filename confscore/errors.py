@@ -37,6 +37,10 @@ class JobError(ConfscoreError):
     """The job started and could not be finished."""
 
 
+class StoreError(JobError):
+    """A store stopped answering, or no longer accepts the credentials; starting again goes on from there."""
+
+
 class EngineError(JobError):
     """An engine could not be started, or stopped answering."""
 

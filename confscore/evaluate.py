@@ -15,9 +15,11 @@ from rich.table import Table
 
 from confscore.errors import InputError
 from confscore.figures import draw
-from confscore.labels import Labelled
+from confscore.labelled import Labelled
 from confscore.metrics import CONFIDENCE, METRICS, THRESHOLDS, CategoryMetrics, Metrics, Sample, resample
 from confscore.rows import FloatArray
+from confscore.weights import effective_size
+from confscore.words import csv_cell, printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ def evaluate_estimator(
     labelled: Labelled, estimator: str, threshold: float = 0.5, resamples: int = 200, seed: int = 0
 ) -> Evaluation:
     """Evaluate one estimator of a labelled score table; parameters as in :func:`bootstrap`."""
-    sample = Sample(labelled.scores(estimator), labelled.truth, threshold)
+    sample = Sample(labelled.scores(estimator), labelled.truth, threshold, labelled.weights)
     low, high = resample(sample, resamples, seed)
     recall, precision = sample.curve()
     return Evaluation(
@@ -106,6 +108,11 @@ def describe(labelled: Labelled) -> list[str]:
         f"Left out: {labelled.failed:,} rows of status error, {labelled.unlabelled:,} scored documents without a "
         f"label, {labelled.unscored:,} labels of documents without a row.",
     ]
+    if labelled.weights is not None:
+        lines.append(
+            "Weighted by one over the inclusion probability: as good as "
+            f"{effective_size(labelled.weights):,.0f} documents of equal weight."
+        )
     codes = np.array(labelled.codes)
     reasons = (("positive", ~labelled.truth.any(axis=0)), ("negative", labelled.truth.all(axis=0)))
     lacking = [f"{', '.join(codes[which])} (no {kind} label)" for kind, which in reasons if which.any()]
@@ -119,7 +126,7 @@ def summary_table(evaluations: Sequence[Evaluation]) -> Table:
     table = Table(title=f"threshold {first.threshold:g}{intervals}", title_justify="left")
     table.add_column("metric", no_wrap=True)
     for each in evaluations:
-        table.add_column(each.estimator, justify="right", overflow="fold")
+        table.add_column(printable(each.estimator), justify="right", overflow="fold")
     for name in METRICS:
         table.add_row(name, *(_cell(each, name) for each in evaluations))
     return table
@@ -127,13 +134,13 @@ def summary_table(evaluations: Sequence[Evaluation]) -> Table:
 
 def category_table(evaluation: Evaluation) -> Table:
     """Return a table for people: a line a category of one estimator."""
-    title = f"{evaluation.estimator} by category; threshold {evaluation.threshold:g}"
+    title = f"{printable(evaluation.estimator)} by category; threshold {evaluation.threshold:g}"
     table = Table(title=title, title_justify="left")
     for field in fields(CategoryMetrics):
         table.add_column(field.name, justify="left" if field.name == "code" else "right")
     for row in evaluation.categories:
         figures = (_figure(getattr(row, field.name)) for field in fields(row)[2:])
-        table.add_row(row.code, f"{row.positives:,}", *figures)
+        table.add_row(printable(row.code), f"{row.positives:,}", *figures)
     return table
 
 
@@ -160,14 +167,18 @@ def write(evaluations: Sequence[Evaluation], folder: Path) -> list[Path]:
     """
     rows = []
     for each in evaluations:
-        row: dict[str, str | float] = {"estimator": each.estimator, "documents": each.documents}
+        row: dict[str, str | float] = {"estimator": csv_cell(each.estimator), "documents": each.documents}
         row["threshold"] = each.threshold
         for name in METRICS:
             row[name] = getattr(each.metrics, name)
             if name not in THRESHOLDS:
                 row |= {f"{name}_low": getattr(each.low, name), f"{name}_high": getattr(each.high, name)}
         rows.append(row)
-    categories = [{"estimator": each.estimator, **asdict(row)} for each in evaluations for row in each.categories]
+    categories = [
+        {"estimator": csv_cell(each.estimator), **asdict(row), "code": csv_cell(row.code)}
+        for each in evaluations
+        for row in each.categories
+    ]
     paths = [folder / name for name in ("evaluation.csv", "per_category.csv", "evaluation.svg", "evaluation.png")]
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from confscore.words import printable
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -24,8 +26,10 @@ def draw(evaluations: Sequence[Evaluation], paths: Sequence[Path]) -> None:
 
     across = min(len(evaluations), _FIGURES_A_BAND)
     bands = -(-len(evaluations) // across)
-    # Text stays text in the SVG, and equal numbers give equal files.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "confscore", "font.size": 9}):
+    # Text stays text in the SVG, and equal numbers give equal files. Names are no formulas, whatever they contain.
+    with matplotlib.rc_context(
+        {"svg.fonttype": "none", "svg.hashsalt": "confscore", "font.size": 9, "text.parse_math": False}
+    ):
         figure = Figure(figsize=(max(3.2 * across, 4), 6.2 * bands), layout="constrained")
         grid = figure.subplots(2 * bands, across, squeeze=False)
         for axes in grid.flat:
@@ -46,7 +50,7 @@ def _draw_precision_recall(axes: Axes, evaluation: Evaluation, others: Sequence[
         # Steps, because average precision does not interpolate: it is the area below them.
         recall, precision = np.append(0, each.recall), np.append(each.precision[:1], each.precision)
         axes.plot(recall[: len(precision)], precision, color=color, linewidth=width, drawstyle="steps-pre")
-    axes.set_title(f"{evaluation.estimator}\nmicro AP {evaluation.metrics.micro_ap:.3f}")
+    axes.set_title(f"{printable(evaluation.estimator)}\nmicro AP {evaluation.metrics.micro_ap:.3f}")
     axes.set(xlabel="recall (share of true pairs)", ylabel="precision (share of predicted pairs)")
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
 

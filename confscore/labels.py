@@ -1,4 +1,4 @@
-"""Labels: which categories documents really have, and the scores of the same documents beside them.
+"""Label files: which categories documents really have, and how each document came to be labelled.
 
 A label file is read by the readers of the corpus, so that an id is spelled the same on both sides. What is not
 clear in it is refused: a guess about one label would be a silent error in every number that follows.
@@ -6,28 +6,34 @@ clear in it is refused: a guess about one label would be a silent error in every
 
 from __future__ import annotations
 
+import json
+import math
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.dataset as pds
+import pyarrow.parquet as pq
 from pyarrow import fs
 
 from confscore.corpus.cells import Fault, document_id
 from confscore.corpus.files import SUFFIXES, CorpusFile, resolve
 from confscore.corpus.formats import Part, Raw, Wanted, csv_header, jsonl_keys, parquet_parts, read
 from confscore.errors import InputError, TableError
+from confscore.identity import Identity, read_identity
 from confscore.rows import BoolArray, FloatArray
-from confscore.score_table import open_table, provenance_of
+from confscore.sample_file import INCLUSION, SAMPLE_KEY
+from confscore.words import name_list, one_line
 
-MARGINAL = "marginal"
-_NOT_ESTIMATORS = ("lower", "upper")
+ABOUT = ".about.json"
+"""What a sample's file is called beside, where it has no room for what it says about itself."""
+
 _ROWS_AT_ONCE = 1 << 16
 _PART_BYTES = 32 << 20
+_NUMBER = re.compile(r"\d+")
 _ON, _OFF = ("1", "true", "True", "TRUE"), ("0", "false", "False", "FALSE")
 # Parquet text arrives as bytes; 1, 1.0 and True are one key.
 _FLAGS: dict[object, bool] = {
@@ -54,53 +60,26 @@ class LabelTable:
         Document ids, all different, in the order of the file.
     truth : bool array, shape (n, N)
         ``truth[i, j]``: document i has category j.
+    inclusion : float array, shape (n,), or None
+        ``inclusion[i] = Pr(document i was drawn for labelling)``; ``None`` where all had the same chance.
+    drawn_from : Identity, optional
+        The scores that a sample was drawn from, where the file says so.
     """
 
     path: str
     codes: tuple[str, ...]
     ids: tuple[str, ...]
     truth: BoolArray
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Labelled:
-    """Scores and labels of the same n documents, in one order.
-
-    Attributes
-    ----------
-    codes : tuple of str, length N
-        Category codes, in the order of the taxonomy.
-    truth : bool array, shape (n, N)
-        ``truth[i, j]``: document i has category j.
-    prefixes : dict of str to str
-        Estimators, and the prefix of their columns; ``marginal`` is ``p``.
-    table : pyarrow.Table, n rows
-        ``doc_id`` and the estimators' columns.
-    failed : int
-        Rows of status ``error``, which are left out.
-    unlabelled : int
-        Scored documents without a label, which are left out.
-    unscored : int
-        Labels of documents that have no row in the score table, which are left out.
-    """
-
-    codes: tuple[str, ...]
-    truth: BoolArray
-    prefixes: dict[str, str]
-    table: pa.Table
-    failed: int
-    unlabelled: int
-    unscored: int
-
-    def scores(self, estimator: str) -> FloatArray:
-        """Return an estimator's scores, shape (n, N): ``scores[i, j] = Pr(category j in the answer of i)``."""
-        prefix = self.prefixes[estimator]
-        columns = [self.table[f"{prefix}_{code}"].to_numpy() for code in self.codes]
-        return np.stack(columns, axis=1, dtype=np.float64)
+    inclusion: FloatArray | None = None
+    drawn_from: Identity | None = None
 
 
 def read_labels(
-    path: str, codes: Sequence[str], id_column: str = "doc_id", label_column: str | None = None
+    path: str,
+    codes: Sequence[str],
+    id_column: str = "doc_id",
+    label_column: str | None = None,
+    pi_column: str | None = None,
 ) -> LabelTable:
     """Read a label file.
 
@@ -115,6 +94,9 @@ def read_labels(
     label_column : str, optional
         A column of lists of codes. Text counts as a list with commas, and empty text as no category. Without
         it, there must be one column a code, and its cells are 0, 1, true or false.
+    pi_column : str, optional
+        A column of inclusion probabilities in (0, 1]. By default ``inclusion_probability``, where there is such a
+        column: what was drawn with unequal chances is no random sample without them.
 
     Returns
     -------
@@ -124,12 +106,15 @@ def read_labels(
     ------
     InputError
         The file or a column is missing, or a row has no id, an id for the second time, a null label, an unknown
-        code, or a value that is not 0 or 1. Rows are counted from 0.
+        code, a value that is not 0 or 1, or an inclusion probability that is none. Rows are counted from 0.
     """
     filesystem, parts, kind, names = _look(path)
-    wanted = _columns(path, names, codes, id_column, label_column)
+    if pi_column is None and INCLUSION in names:
+        pi_column = INCLUSION
+    wanted = _columns(path, names, codes, id_column, label_column, pi_column)
     rows: dict[str, int] = {}
     pieces = [np.zeros((0, len(codes)), dtype=np.bool_)]
+    inclusion: list[float] = []
     for part in parts:
         for raw in read(filesystem, part, kind, wanted, _ROWS_AT_ONCE):
             ids = _ids(path, raw, id_column, rows)
@@ -137,83 +122,43 @@ def read_labels(
                 pieces.append(_from_flags(path, raw, ids, codes))
             else:
                 pieces.append(_from_lists(path, raw, ids, codes, label_column))
+            if pi_column is not None:
+                inclusion += _inclusion(path, raw, ids, pi_column)
     if not rows:
         raise InputError(f"{path}: has no row, so there is no label")
-    return LabelTable(path, tuple(codes), tuple(rows), np.concatenate(pieces))
+    return LabelTable(
+        path,
+        tuple(codes),
+        tuple(rows),
+        np.concatenate(pieces),
+        np.array(inclusion) if len(set(inclusion)) > 1 else None,
+        drawn_from(path, filesystem),
+    )
 
 
-def label_scores(
-    scores: str,
-    labels: str,
-    id_column: str = "doc_id",
-    label_column: str | None = None,
-    estimators: Sequence[str] = (),
-    run: str | None = None,
-) -> Labelled:
-    """Read a score table and a label file, and put the rows of the same documents together.
-
-    Parameters
-    ----------
-    scores : str
-        The score table: ``output.path`` of the runs that wrote it.
-    labels, id_column, label_column
-        As in :func:`read_labels`.
-    estimators : sequence of str
-        Names of :func:`find_estimators`; by default all that the table has.
-    run : str, optional
-        Take the rows of this run only.
+def drawn_from(path: str, filesystem: fs.FileSystem) -> Identity | None:
+    """Return the scores that a label file says it was drawn from, as ``confscore sample`` writes it; else ``None``.
 
     Raises
     ------
     TableError
-        There is no such score table, estimator or run; a document has several rows; a scored row has no score.
-    InputError
-        The label file is refused, or shares no document with the score table.
+        What the file says cannot be read.
     """
-    dataset = open_table(scores)
-    codes = tuple(provenance_of(dataset).categories)
-    known = find_estimators(dataset.schema, codes)
-    missing = [name for name in estimators if name not in known]
-    if missing or not known:
-        what = f"estimator {missing[0]}" if missing else f"score of every category ({', '.join(codes)})"
-        raise TableError(f"{scores}: has no {what}; its estimators are: {', '.join(known) or 'none'}")
-    chosen = {name: known[name] for name in dict.fromkeys(estimators or known)}
-    truth = read_labels(labels, codes, id_column, label_column)
-    columns = [f"{prefix}_{code}" for prefix in chosen.values() for code in codes]
-    table = _read_rows(scores, dataset, columns, run)
-    good = table.filter(pc.not_equal(table["status"], "error"))
-    _check_scores(scores, good, columns)
-    label_ids = pa.array(truth.ids, pa.string())
-    rows = pc.index_in(label_ids, value_set=good["doc_id"].combine_chunks())
-    found = rows.is_valid().to_numpy(zero_copy_only=False)
-    if not found.any():
-        example = f"{good['doc_id'][0].as_py()!r} is scored" if len(good) else "no document is scored"
-        raise InputError(
-            f"{labels}: none of its ids in column {id_column} is of a scored document of {scores} "
-            f"({truth.ids[0]!r} is labelled, {example})"
-        )
-    return Labelled(
-        codes=codes,
-        truth=truth.truth[found],
-        prefixes=chosen,
-        table=good.select(["doc_id", *columns]).take(rows.drop_null()),
-        failed=len(table) - len(good),
-        unlabelled=len(good) - int(found.sum()),
-        unscored=len(label_ids) - int(pc.sum(pc.is_in(label_ids, table["doc_id"].combine_chunks())).as_py()),
-    )
-
-
-def find_estimators(schema: pa.Schema, codes: Sequence[str]) -> dict[str, str]:
-    """Return the estimators of a score table by their names, with the prefix of their columns.
-
-    An estimator is a prefix X for which X_<code> is a column of floats for every code. The bounds ``lower`` and
-    ``upper`` are none. ``p`` is called ``marginal``; other names are the prefixes.
-    """
-    floats = [field.name for field in schema if pa.types.is_floating(field.type)]
-    end = f"_{codes[0]}"
-    prefixes = [name.removesuffix(end) for name in floats if name.endswith(end)]
-    whole = [x for x in prefixes if x not in _NOT_ESTIMATORS and {f"{x}_{code}" for code in codes} <= set(floats)]
-    return {MARGINAL if x == "p" else x: x for x in whole if x != MARGINAL or "p" not in whole}
+    inner = resolve(path)[1]
+    try:
+        if path.lower().endswith(SUFFIXES["parquet"]):
+            with filesystem.open_input_file(inner) as file:
+                known = pq.read_schema(file).metadata or {}
+            about = known.get(SAMPLE_KEY, b"{}")
+        elif filesystem.get_file_info(f"{inner}{ABOUT}").is_file:
+            with filesystem.open_input_stream(f"{inner}{ABOUT}") as stream:
+                about = stream.read()
+        else:
+            return None
+        scores = json.loads(about).get("scores")
+    except (OSError, pa.ArrowException, ValueError, AttributeError) as error:
+        raise TableError(f"{path}: what it says about its sample cannot be read: {one_line(str(error))}") from None
+    return None if scores is None else read_identity(path, scores)
 
 
 def _look(path: str) -> tuple[fs.FileSystem, list[Part], _Kind, list[str]]:
@@ -239,16 +184,38 @@ def _look(path: str) -> tuple[fs.FileSystem, list[Part], _Kind, list[str]]:
     return filesystem, [Part(file)], kind, names
 
 
-def _columns(path: str, names: list[str], codes: Sequence[str], id_column: str, label_column: str | None) -> Wanted:
+def _columns(
+    path: str,
+    names: list[str],
+    codes: Sequence[str],
+    id_column: str,
+    label_column: str | None,
+    pi_column: str | None,
+) -> Wanted:
     labels = tuple(codes) if label_column is None else (label_column,)
-    for name in (id_column, *labels):
+    chances = () if pi_column is None else (pi_column,)
+    for name in (id_column, *labels, *chances):
         if names.count(name) != 1:
             what = "has no column" if name not in names else "has more than one column"
-            hint = "" if name == id_column or label_column else " (--label-column names a column of lists instead)"
-            raise InputError(f"{path}: {what} {name}{hint}; its columns are {', '.join(names)}")
-    if id_column in labels:
-        raise InputError(f"{path}: column {id_column} cannot hold the ids and the labels")
-    return Wanted((id_column, *labels))
+            is_code = label_column is None and name in codes
+            hint = " (--label-column names a column of lists instead)" if is_code else ""
+            raise InputError(f"{path}: {what} {name}{hint}; its columns are {name_list(names)}")
+    if len({id_column, *labels, *chances}) < 1 + len(labels) + len(chances):
+        raise InputError(f"{path}: ids, labels and inclusion probabilities have to be in columns of their own")
+    if label_column is None:
+        _refuse_other_codes(path, names, codes)
+    return Wanted((id_column, *labels, *chances))
+
+
+def _refuse_other_codes(path: str, names: list[str], codes: Sequence[str]) -> None:
+    """Refuse a file that has columns for more categories, such as S14 beside S1 to S11: it is of another taxonomy."""
+    shapes = {_NUMBER.sub("#", code) for code in codes if _NUMBER.search(code)}
+    others = [name for name in names if name not in codes and _NUMBER.search(name) and _NUMBER.sub("#", name) in shapes]
+    if others:
+        raise InputError(
+            f"{path}: has the column {others[0]}, which looks like a category that the scores do not have, so its "
+            f"labels are of another taxonomy; rename the column if it is no label (the codes are {', '.join(codes)})"
+        )
 
 
 def _ids(path: str, raw: Raw, column: str, rows: dict[str, int]) -> list[str]:
@@ -304,42 +271,22 @@ def _from_lists(path: str, raw: Raw, ids: Sequence[str], codes: Sequence[str], c
     return truth
 
 
+def _inclusion(path: str, raw: Raw, ids: Sequence[str], column: str) -> list[float]:
+    found = []
+    for row, cell in enumerate(raw.cells[column]):
+        try:
+            value = float(cell) if isinstance(cell, int | float | str | bytes) else math.nan
+        except ValueError:
+            value = math.nan
+        if not 0 < value <= 1:
+            raise InputError(
+                f"{path} row {raw.numbers[row]} (document {ids[row]!r}): {column} is {_shown(cell)}; an inclusion "
+                "probability is above 0 and at most 1"
+            )
+        found.append(value)
+    return found
+
+
 def _shown(cell: object) -> str:
     text = cell.decode("utf-8", "replace") if isinstance(cell, bytes) else cell
     return "null" if text is None else f"{text!r:.60}"
-
-
-def _read_rows(path: str, dataset: pds.Dataset, columns: list[str], run: str | None) -> pa.Table:
-    """Return one row a document, or say whose rows are too many."""
-    chosen = None if run is None else pds.field("run_id") == run
-    try:
-        table = dataset.to_table(columns=["doc_id", "status", "run_id", *columns], filter=chosen)
-        if run is not None and not len(table):
-            runs = sorted(dataset.to_table(columns=["run_id"])["run_id"].unique().to_pylist())
-            raise TableError(f"{path}: has no run {run}; its runs are {', '.join(runs)}")
-    except (OSError, pa.ArrowException) as error:
-        raise TableError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
-    ids = table["doc_id"].combine_chunks()
-    if ids.null_count:
-        raise TableError(f"{path}: a row of it has no doc_id")
-    counts = ids.value_counts()
-    if len(counts) == len(ids):
-        return table
-    (twice,) = (item["values"] for item in counts.filter(pc.greater(counts.field("counts"), 1))[:1].to_pylist())
-    runs = sorted(set(table.filter(pc.equal(table["doc_id"], twice))["run_id"].to_pylist()))
-    if len(runs) == 1:
-        raise TableError(f"{path}: document {twice!r} has several rows of {runs[0]}, so its score is not known")
-    raise TableError(
-        f"{path}: document {twice!r} was scored by {len(runs)} runs ({', '.join(runs)}); choose one with --run"
-    )
-
-
-def _check_scores(path: str, table: pa.Table, columns: list[str]) -> None:
-    for name in columns:
-        missing = pc.is_null(table[name], nan_is_null=True)
-        if pc.any(missing).as_py():
-            doc_id = table.filter(missing)["doc_id"][0].as_py()
-            raise TableError(
-                f"{path}: document {doc_id!r} is scored, and its {name} is null or NaN; choose other estimators with "
-                "--estimator"
-            )

@@ -14,6 +14,7 @@ from confscore.errors import GuardError
 from confscore.guards import Guard
 from confscore.prompt import Prompter
 from confscore.scorer import Scorer
+from confscore.trust import check_trust
 from confscore.vocabulary import build_automaton, load_tokenizer
 
 if TYPE_CHECKING:
@@ -70,11 +71,14 @@ def load(guard: Guard, model: ModelConfig) -> Loaded:
 
     Raises
     ------
+    ConfigError
+        The model's repository would have to be trusted more than the configuration does.
     GuardError
         The guard and the tokenizer do not fit.
     EngineError
         The engine cannot load the model.
     """
+    check_trust(model)
     tokenizer = load_tokenizer(model.source, model.revision, trust_remote_code=model.trust_remote_code)
     automaton = build_automaton(guard, tokenizer)
     answers = AnswerTokens(automaton.alphabet, automaton.stops, automaton.max_tokens)
@@ -99,4 +103,5 @@ def _open_engine(model: ModelConfig, answers: AnswerTokens) -> Engine:
         revision=model.revision,
         engine_args=model.engine_args,
         trust_remote_code=model.trust_remote_code,
+        allow_pickle=model.allow_pickle,
     )

@@ -23,6 +23,8 @@ from pathlib import Path
 
 from pyarrow import fs
 
+from confscore.corpus.files import make_folder
+from confscore.corpus.stores import in_words, is_gone, patiently
 from confscore.errors import JobError, TableError
 
 BEAT_S = 5.0
@@ -190,22 +192,28 @@ class TableLock:
         self._mine = replace(self._mine, held=held, beat=self._mine.beat + 1)
         content = {key: value for key, value in asdict(self._mine).items() if key != "name"}
         try:
-            self._filesystem.create_dir(self._folder, recursive=True)
+            make_folder(self._filesystem, self._folder)
             with self._filesystem.open_output_stream(self._path(self._mine)) as stream:
                 stream.write(json.dumps(content).encode())
         except OSError as error:
-            raise TableError(f"output.path {self._table}: cannot be written: {error}") from None
+            raise TableError(f"output.path {self._table}: cannot be written: {in_words(error)}") from None
 
     def _read(self, path: str) -> Claim | None:
         """Return a claim: ``None`` where it is gone, a pending one of nobody where it cannot be read (yet)."""
         name = path.rpartition("/")[2].removesuffix(_SUFFIX)
         try:
-            with self._filesystem.open_input_stream(path) as stream:
-                return Claim(name, **json.loads(stream.read()))
-        except FileNotFoundError:
-            return None
+            return Claim(name, **json.loads(patiently(lambda: self._content(path))))
+        except OSError as error:
+            if is_gone(error):
+                return None
+            raise
         except (ValueError, TypeError):
             return Claim(name, held=False, beat=0, host="", machine="", pid=0, born="", what="")
+
+    def _content(self, path: str) -> bytes:
+        with self._filesystem.open_input_stream(path) as stream:
+            content: bytes = stream.read()
+        return content
 
     def _remove(self, claim: Claim) -> None:
         try:
@@ -228,7 +236,8 @@ def locked(filesystem: fs.FileSystem, folder: str, table: str, what: str) -> Ite
     try:
         yield lock.check
     finally:
-        lock.release()
+        with suppress(OSError):  # of a store that is down: the claim is nobody's when its lease is over
+            lock.release()
 
 
 def _born(pid: int) -> str:

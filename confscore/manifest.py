@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pyarrow import fs
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from confscore.config import OutputFormat
 from confscore.corpus.files import CorpusFile
 from confscore.errors import TableError
 
@@ -93,6 +94,25 @@ class OutputFile(_Record):
     bytes: int
 
 
+class OutputTable(_Record):
+    """Which table a run's files are in.
+
+    An Iceberg table has a ``catalog``, known to pyiceberg by this name, and a ``name`` in it.
+    """
+
+    format: OutputFormat = "parquet"
+    catalog: str | None = None
+    name: str | None = None
+
+    def __str__(self) -> str:
+        """Return it in words, for messages."""
+        return self.format if self.name is None else f"{self.format} ({self.name} of catalog {self.catalog})"
+
+
+PARQUET = OutputTable()
+"""The files are the table."""
+
+
 class PeakMemory(_Record):
     """The largest memory in bytes; ``None`` where the system does not tell.
 
@@ -126,6 +146,7 @@ class Manifest(_Record):
     input_files: tuple[InputFile, ...]
     skipped_files: tuple[SkippedFile, ...]
     output_files: tuple[OutputFile, ...]
+    published_to: OutputTable = PARQUET
     columns: tuple[str, ...]
     partition_by: tuple[str, ...]
 

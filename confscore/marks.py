@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from pyarrow import fs
 
-from confscore.corpus import resolve
+from confscore.corpus.files import make_folder, resolve
 from confscore.rows import Score
 
 STRIKES = 2
@@ -51,7 +51,7 @@ class Marks:
         """Mark a group."""
         filesystem, _ = resolve(self.output)
         place = f"{self.folder}/{group}"
-        filesystem.create_dir(place, recursive=True)
+        make_folder(filesystem, place)
         with filesystem.open_output_stream(f"{place}/{uuid.uuid4().hex}"):
             pass
 

@@ -6,7 +6,8 @@ the tests hold every number here against it.
 
 Notation: n documents, N categories, ``scores[i, j] = Pr(category j in the answer of document i)``, and
 ``truth[i, j]`` where document i has category j. A *pair* is one (i, j). *Micro* pools all pairs; *macro* is the
-plain mean over the categories that have both a positive and a negative label.
+plain mean over the categories that have both a positive and a negative label. Where documents have weights, a document
+of weight w counts as w documents would.
 """
 
 from __future__ import annotations
@@ -104,7 +105,9 @@ class CategoryMetrics:
     ece: float
 
 
-def evaluate(scores: FloatArray, truth: BoolArray, threshold: float = 0.5) -> Metrics:
+def evaluate(
+    scores: FloatArray, truth: BoolArray, threshold: float = 0.5, weights: FloatArray | None = None
+) -> Metrics:
     """Hold scores against labels.
 
     Parameters
@@ -116,13 +119,15 @@ def evaluate(scores: FloatArray, truth: BoolArray, threshold: float = 0.5) -> Me
         The labels.
     threshold : float
         Where F1, Hamming loss and subset accuracy are taken.
+    weights : float array, shape (n,), optional
+        Documents that each one stands for, all above 0; 1 by default.
 
     Raises
     ------
     ValueError
         The arrays are empty, not of one shape, or hold a nan.
     """
-    return Sample(scores, truth, threshold).measure()
+    return Sample(scores, truth, threshold, weights).measure()
 
 
 def bootstrap(
@@ -188,13 +193,16 @@ def equal_mass_bins(values: FloatArray, bins: int = BINS) -> IntArray:
 class Sample:
     """Scores and labels, sorted and binned once; parameters as in :func:`evaluate`."""
 
-    def __init__(self, scores: FloatArray, truth: BoolArray, threshold: float) -> None:
+    def __init__(
+        self, scores: FloatArray, truth: BoolArray, threshold: float, weights: FloatArray | None = None
+    ) -> None:
         if scores.ndim != 2 or scores.shape != truth.shape or scores.size == 0:
             raise ValueError(f"scores and truth must be of one shape (n, N), not {scores.shape} and {truth.shape}")
         if np.isnan(scores).any():
             raise ValueError("scores must not hold a nan")
         n, categories = scores.shape
         self.truth, self._threshold = truth, threshold
+        self._weights = np.ones(n) if weights is None else weights
         self._macro = np.flatnonzero(macro_categories(truth))
         order = np.argsort(-scores, axis=None)
         ranked, positive = scores.ravel()[order], truth.ravel()[order]
@@ -203,8 +211,8 @@ class Sample:
         self._pooled = Ranking(ranked, positive, documents)
         self._single = [Ranking(ranked[place], positive[place], documents[place]) for place in places]
         self._exact = ((scores >= threshold) == truth).all(axis=1)
-        self._best_micro = self._pooled.count(np.ones(n)).best_threshold()
-        self._best_macro = self._best_macro_threshold(places, positive)
+        self._best_micro = self._pooled.count(self._weights).best_threshold()
+        self._best_macro = self._best_macro_threshold(places, positive, self._weights[documents])
         self._probs = scores if scores.min() >= 0 and scores.max() <= 1 else None
         if self._probs is not None:
             self._log_loss, self._brier = (each.mean(axis=1) for each in _losses(scores, truth))
@@ -213,7 +221,7 @@ class Sample:
             cells = np.repeat(np.arange(n) * BINS, categories) + self._bins
             self._gaps = np.bincount(cells, (scores - truth).ravel(), n * BINS).reshape(n, BINS)
 
-    def _best_macro_threshold(self, places: Sequence[IntArray], positive: BoolArray) -> float:
+    def _best_macro_threshold(self, places: Sequence[IntArray], positive: BoolArray, weights: FloatArray) -> float:
         """Return the cut of all pairs with the largest macro F1.
 
         Going down the pooled ranking, each pair changes the F1 of its own category only, so the sum over
@@ -223,15 +231,16 @@ class Sample:
             return np.nan
         changes = np.zeros(len(positive))
         for j in self._macro:
-            found = np.cumsum(positive[places[j]])
-            f1 = 2 * found / (np.arange(1, len(found) + 1) + found[-1])
+            weight = weights[places[j]]
+            found = np.cumsum(weight * positive[places[j]])
+            f1 = 2 * found / (np.cumsum(weight) + found[-1])
             changes[places[j]] = np.diff(f1, prepend=0)
         return self._pooled.best_cut(np.cumsum(changes))
 
     def measure(self, weights: FloatArray | None = None) -> Metrics:
         """Return the metrics of the sample, or of the resample that has document i ``weights[i]`` times."""
-        n, categories = self.truth.shape
-        weights = np.ones(n) if weights is None else weights
+        categories = self.truth.shape[1]
+        weights = self._weights if weights is None else self._weights * weights
         total = float(weights.sum())
         pooled = self._pooled.count(weights)
         single = [self._single[j].count(weights) for j in self._macro]
@@ -260,15 +269,16 @@ class Sample:
     def category(self, j: int, code: str) -> CategoryMetrics:
         """Return the metrics of category j."""
         truth = self.truth[:, j]
-        counts = self._single[j].count(np.ones(len(truth)))
+        counts = self._single[j].count(self._weights)
         true, false = counts.at(self._threshold)
         best = counts.best_threshold()
         log_loss = brier = ece = np.nan
         if self._probs is not None:
             probs = self._probs[:, j]
             log_losses, squares = _losses(probs, truth)
-            log_loss, brier = float(log_losses.mean()), float(squares.mean())
-            ece = float(np.abs(np.bincount(equal_mass_bins(probs), probs - truth)).sum() / len(probs))
+            log_loss, brier = (_weighted_mean(each, self._weights) for each in (log_losses, squares))
+            gaps = np.bincount(equal_mass_bins(probs), self._weights * (probs - truth))
+            ece = float(np.abs(gaps).sum() / self._weights.sum())
         return CategoryMetrics(
             code=code,
             positives=int(truth.sum()),
@@ -286,7 +296,7 @@ class Sample:
 
     def curve(self) -> tuple[FloatArray, FloatArray]:
         """Return recall and precision at some of the cuts, evenly over the recall; empty without a positive label."""
-        counts = self._pooled.count(np.ones(len(self.truth)))
+        counts = self._pooled.count(self._weights)
         if counts.true[-1] == 0:
             return np.zeros(0), np.zeros(0)
         steps = np.linspace(0, counts.true[-1], _CURVE_POINTS)
@@ -298,9 +308,10 @@ class Sample:
         """Return mean score and share of true labels of each bin that is not empty."""
         if self._probs is None:
             return np.zeros(0), np.zeros(0)
+        weights = np.repeat(self._weights, self.truth.shape[1])
         pairs, score, true = (
-            np.bincount(self._bins, weights, BINS)
-            for weights in (None, self._probs.ravel(), self.truth.ravel().astype(np.float64))
+            np.bincount(self._bins, weights * values, BINS)
+            for values in (np.ones(len(weights)), self._probs.ravel(), self.truth.ravel())
         )
         return score[pairs > 0] / pairs[pairs > 0], true[pairs > 0] / pairs[pairs > 0]
 

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 from dataclasses import dataclass, replace
 from importlib import metadata
 
 import pyarrow as pa
+from pyarrow import fs
 
 from confscore.config import Config
 from confscore.corpus import Corpus, open_corpus
 from confscore.corpus import resolve as resolve_path
+from confscore.corpus.stores import knock
 from confscore.errors import ConfigError
+from confscore.gpus import check_gpus
 from confscore.guards import Guard, resolve
 from confscore.manifest import InputFile, Manifest, Provenance, describe, run_identity
+from confscore.partitions import refuse_names
 from confscore.prompt import Prompter
 from confscore.rows import Columns, score_schema
 from confscore.run_folder import RunFolder, committed_before
+from confscore.table_formats import TableFormat, open_format, output_table, refuse_output
+from confscore.table_formats.schemas import refuse_columns
+from confscore.trust import check_trust
 from confscore.vocabulary import build_automaton, load_tokenizer, model_digest, tokenizer_digest
 
 _NO_LIMIT = 1 << 30  # the engine's own limit is not known before it is loaded
@@ -62,6 +70,11 @@ class Plan:
         """Return the schema of scored rows, partition columns included."""
         return score_schema(self.columns)
 
+    @property
+    def table_format(self) -> TableFormat | None:
+        """Return the table that the run's files are added to; ``None`` where the files are the table."""
+        return open_format(self.config.output.path, output_table(self.config.output))
+
 
 def make_plan(config: Config) -> Plan:
     """Check a configuration against its guard, tokenizer, corpus and output.
@@ -71,8 +84,13 @@ def make_plan(config: Config) -> Plan:
     InputError
         Something does not fit; the message names the key, path or column.
     """
+    refuse_output(config.output)
+    check_gpus(config)
     guard = resolve(config.guard.name, config.guard.order)
     _keep_apart(config)
+    refuse_names(config.output.partition_by)
+    knock("input.path", config.input.path)
+    knock("output.path", config.output.path)
     partition_by = config.output.partition_by
     corpus = open_corpus(config.input, partition_by)
     columns = _columns(config, guard, corpus.reader.carried)
@@ -84,21 +102,30 @@ def make_plan(config: Config) -> Plan:
         [config.scoring.bounds, config.scoring.top_answers],
     ]
     run = RunFolder(config.output.path, run_identity(provenance, files, settings))
-    done = committed_before(run, provenance, files, score_schema(columns).names, partition_by)
-    return Plan(config, guard, corpus, columns, provenance, run, files, done)
+    schema, published_to = score_schema(columns), output_table(config.output)
+    done = committed_before(run, provenance, files, schema.names, partition_by, published_to)
+    plan = Plan(config, guard, corpus, columns, provenance, run, files, done)
+    if plan.table_format is not None and done is None:
+        refuse_columns(schema, partition_by, published_to.format)
+        plan.table_format.check(schema, partition_by)
+    return plan
 
 
 def _keep_apart(config: Config) -> None:
     """Refuse an output that the next run would read as its corpus."""
-    corpus, table = (resolve_path(path)[1].rstrip("/") for path in (config.input.path, config.output.path))
-    same_store = config.input.path.partition("://")[:2] == config.output.path.partition("://")[:2]
-    if "://" not in config.input.path + config.output.path or same_store:
-        inside = table[len(corpus) + 1 :] if f"{table}/".startswith(f"{corpus}/") else None
-        if inside is not None and not any(part[:1] in ("_", ".") for part in inside.split("/") if part):
-            raise ConfigError(
-                f"output.path {config.output.path}: lies in input.path {config.input.path}, so that the next run would "
-                "read scores as documents; choose a folder outside of it"
-            )
+    paths = (config.input.path, config.output.path)
+    stores = [resolve_path(path) for path in paths]
+    local = all(isinstance(store, fs.LocalFileSystem) for store, _ in stores)
+    if not local and paths[0].partition("://")[:2] != paths[1].partition("://")[:2]:
+        return
+    # On a disk, a link can make two names of one folder.
+    corpus, table = ((os.path.realpath(path) if local else path).rstrip("/") for _, path in stores)
+    inside = table[len(corpus) + 1 :] if f"{table}/".startswith(f"{corpus}/") else None
+    if inside is not None and not any(part[:1] in ("_", ".") for part in inside.split("/") if part):
+        raise ConfigError(
+            f"output.path {config.output.path}: lies in input.path {config.input.path}, so that the next run would "
+            "read scores as documents; choose a folder outside of it"
+        )
 
 
 def versions() -> dict[str, str]:
@@ -140,6 +167,7 @@ def _columns(config: Config, guard: Guard, carried: pa.Schema) -> Columns:
 
 def _provenance(config: Config, guard: Guard) -> Provenance:
     model, scoring = config.model, config.scoring
+    check_trust(model)
     tokenizer = load_tokenizer(model.source, model.revision, trust_remote_code=model.trust_remote_code)
     build_automaton(guard, tokenizer)  # refuses a guard that this tokenizer cannot spell
     prompter = Prompter(guard, tokenizer, max_tokens=_NO_LIMIT)

@@ -7,55 +7,23 @@ refused, as configured.
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from confscore.errors import GuardError, RowError
 from confscore.guards.spec import Guard
-from confscore.render import render_prompt
+from confscore.plain_text import PlainText
 from confscore.rows import Document, Message
+from confscore.skeleton import Skeleton, render_skeleton
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
 LongDocuments = Literal["chunk", "truncate", "error"]
 
-_KEY = "confscore-content-{}"
-_KEYS = re.compile(r"confscore-content-(\d+)\.")
-_BLANKS = "\x0b\x0c"  # white space that no template writes by itself: tells whether a template trims
-
-
-@dataclass(frozen=True, slots=True)
-class Skeleton:
-    """A rendered template with holes.
-
-    Attributes
-    ----------
-    literals : tuple of str
-        What the template writes before, between and after the holes; one more than ``holes``.
-    holes : tuple of int
-        ``holes[i]`` is the index of the message that fills hole ``i``.
-    trims : bool
-        The template strips white space around contents.
-    controls : tuple of int
-        The control tokens the template writes, in order.
-    """
-
-    literals: tuple[str, ...]
-    holes: tuple[int, ...]
-    trims: bool
-    controls: tuple[int, ...]
-
-    def fill(self, contents: Sequence[str]) -> str:
-        """Return the prompt as text."""
-        parts = [self.literals[0]]
-        for hole, literal in zip(self.holes, self.literals[1:], strict=True):
-            parts += [contents[hole], literal]
-        return "".join(parts)
+_SPACES = " \t\n\r\x0b\x0c\x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
+"""What tokenizers take for white space: less than Python does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +74,11 @@ class Prompter:
         self._max_tokens = max_tokens
         self._long_documents = long_documents
         self._overlap = overlap
-        added = {i: token for i, token in tokenizer.added_tokens_decoder.items() if token.content}
-        self._control_ids = {token.content: i for i, token in added.items()}
-        self._controls = set(added)
-        self._special = {i for i, token in added.items() if token.special}
-        longest_first = sorted(self._control_ids, key=len, reverse=True)
-        self._control_text = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
-        self._plain = _without_controls(tokenizer)
+        self._added = {i: token for i, token in tokenizer.added_tokens_decoder.items() if token.content}
+        self._control_ids = {token.content: i for i, token in self._added.items()}
+        special = {i for i, token in self._added.items() if token.special}
+        # What a vocabulary has no word for is no part of a template.
+        self._plain = PlainText(tokenizer, special - {tokenizer.unk_token_id})
         self._skeletons: dict[tuple[tuple[str, ...], int | None], Skeleton] = {}
         self.questions: tuple[int | None, ...] = tuple(range(len(guard.categories))) if guard.asks_each else (None,)
         overhead = max(self._overhead(question) for question in self.questions)
@@ -183,36 +149,30 @@ class Prompter:
         raise RowError(f"the conversation has no {self._guard.judges} message, and the guard judges that role")
 
     def _encode(self, skeleton: Skeleton, contents: Sequence[str]) -> list[int]:
-        text = skeleton.fill(contents)
-        ids: list[int] = self._tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
-        if tuple(token for token in ids if token in self._controls) == skeleton.controls:
-            return ids
+        encoding = self._tokenizer.backend_tokenizer.encode(skeleton.fill(contents), add_special_tokens=False)
+        ids: list[int] = encoding.ids
+        found = [place for place, token in enumerate(ids) if token in self._added]
+        if [ids[place] for place in found] == [control.token for control in skeleton.controls]:
+            # In their places, too. A token may take white space beside it as well.
+            read = [encoding.token_to_chars(place) or (0, 0) for place in found]
+            written = skeleton.places(contents)
+            if all(start <= first and last <= end for (start, end), (first, last) in zip(read, written, strict=True)):
+                return ids
         return self._encode_apart(skeleton, contents)
 
     def _encode_apart(self, skeleton: Skeleton, contents: Sequence[str]) -> list[int]:
-        """Encode a prompt whose contents hold the text of control tokens.
+        """Encode a prompt whose contents would add, move or swallow control tokens.
 
         Only what the template itself writes is read for control tokens; everything between two of them is
         encoded by a tokenizer that knows none.
         """
         ids: list[int] = []
-        run = ""
-        for index, literal in enumerate(skeleton.literals):
-            start = 0
-            for match in self._control_text.finditer(literal):
-                ids += self._encode_plain(run + literal[start : match.start()])
-                ids.append(self._control_ids[match.group()])
-                run, start = "", match.end()
-            run += literal[start:]
-            if index < len(skeleton.holes):
-                run += contents[skeleton.holes[index]]
-        return ids + self._encode_plain(run)
-
-    def _encode_plain(self, text: str) -> list[int]:
-        ids: list[int] = self._plain.encode(text, add_special_tokens=False).ids
-        # Added tokens that are not special, such as runs of blank lines, may well be spelled by ordinary merges.
-        if not self._special.isdisjoint(ids):
-            raise RowError("the text holds control tokens that this tokenizer cannot read as plain text")
+        for text, control in zip(skeleton.runs(contents), [*skeleton.controls, None], strict=True):
+            # Some control tokens take the white space beside them, as they do where a tokenizer reads a whole prompt.
+            left = text.lstrip(_SPACES) if ids and self._added[ids[-1]].rstrip else text
+            kept = left.rstrip(_SPACES) if control is not None and self._added[control.token].lstrip else left
+            ids += self._plain.read(kept, first=not ids).ids
+            ids += [] if control is None else [control.token]
         return ids
 
     def _shortened(self, skeleton: Skeleton, context: Sequence[str]) -> list[str]:
@@ -223,7 +183,7 @@ class Prompter:
         share = max(1, room // 2 // len(context))
         short = []
         for content in context:
-            offsets = self._plain.encode(content, add_special_tokens=False).offsets
+            offsets = self._plain.read(content).offsets
             short.append(content if len(offsets) <= share else content[offsets[-share][0] :])
         return short
 
@@ -235,7 +195,7 @@ class Prompter:
                 f"the rest of the conversation takes {overhead} tokens and leaves no room for the judged message; "
                 "raise model.engine_args.max_model_len"
             )
-        offsets = self._plain.encode(content, add_special_tokens=False).offsets
+        offsets = self._plain.read(content).offsets
         if not offsets:
             return [self._encode(skeleton, [*context, content])]
         windows = []
@@ -258,28 +218,5 @@ class Prompter:
     def _skeleton(self, roles: tuple[str, ...], question: int | None) -> Skeleton:
         key = (roles, question)
         if key not in self._skeletons:
-            self._skeletons[key] = self._render(roles, question)
+            self._skeletons[key] = render_skeleton(self._guard, self._tokenizer, roles, question, self._control_ids)
         return self._skeletons[key]
-
-    def _render(self, roles: tuple[str, ...], question: int | None) -> Skeleton:
-        marks = [f"{_BLANKS}{_KEY.format(index)}.{_BLANKS}" for index in range(len(roles))]
-        text = render_prompt(self._guard, self._tokenizer, roles, marks, question)
-        trims = _BLANKS not in text
-        if not trims:
-            text = text.replace(_BLANKS, "")
-        literals = _KEYS.split(text)
-        holes = tuple(int(index) for index in literals[1::2])
-        if len(roles) - 1 not in holes:
-            raise RowError(f"the chat template leaves out the judged message of a {' → '.join(roles)} conversation")
-        written = tuple(literals[::2])
-        controls = tuple(self._control_ids[text] for part in written for text in self._control_text.findall(part))
-        return Skeleton(written, holes, trims, controls)
-
-
-def _without_controls(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
-    """Return the same tokenizer without any added token, so that their texts are only text."""
-    from tokenizers import Tokenizer  # noqa: PLC0415 - a native library that offline commands never need
-
-    definition = json.loads(tokenizer.backend_tokenizer.to_str())
-    definition |= {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
-    return Tokenizer.from_str(json.dumps(definition))

@@ -15,9 +15,10 @@ from pathlib import Path
 
 from pyarrow import fs
 
-from confscore.corpus.files import resolve
+from confscore.corpus.files import make_folder, resolve
+from confscore.corpus.stores import in_words
 from confscore.errors import TableError
-from confscore.manifest import InputFile, Manifest, Provenance, read_manifest
+from confscore.manifest import PARQUET, InputFile, Manifest, OutputTable, Provenance, read_manifest
 
 LEDGER = "_confscore"
 MANIFEST = "manifest.json"
@@ -119,12 +120,13 @@ class RunFolder:
         """
         filesystem = self.filesystem
         try:
-            filesystem.create_dir(self.path, recursive=True)
+            make_folder(filesystem, self.path)
+            # In a store too, where objects appear whole: an interrupted stream is closed with what it has.
             with filesystem.open_output_stream(f"{self.path}/{name}.partial") as stream:
                 stream.write(content.encode())
             filesystem.move(f"{self.path}/{name}.partial", f"{self.path}/{name}")
         except OSError as error:
-            raise TableError(f"output.path {self.output}: cannot be written: {error}") from None
+            raise TableError(f"output.path {self.output}: cannot be written: {in_words(error)}") from None
 
     def read_manifest(self, name: str) -> Manifest | None:
         """Return a manifest of the run, committed or prepared; ``None`` where there is none.
@@ -169,6 +171,7 @@ def committed_before(
     files: Sequence[InputFile],
     columns: Sequence[str],
     partition_by: Sequence[str],
+    published_to: OutputTable = PARQUET,
 ) -> Manifest | None:
     """Return the manifest of this very run if it is committed already.
 
@@ -180,7 +183,8 @@ def committed_before(
     output, run_id = run.output, run.run_id
     paths = {file.path for file in files}
     manifests = read_manifests(output)
-    _refuse_foreign(run, manifests)
+    if published_to == PARQUET or not manifests:
+        _refuse_foreign(run, manifests)  # other formats' tables say themselves which files are in them
     for manifest in manifests:
         if manifest.run_id == run_id:
             return manifest
@@ -192,6 +196,7 @@ def committed_before(
                 "never mixed, so choose another output.path"
             )
         for what, old, new in (
+            ("output.format", [str(manifest.published_to)], [str(published_to)]),
             ("columns", set(manifest.columns), set(columns)),
             ("output.partition_by", list(manifest.partition_by), list(partition_by)),
         ):
@@ -211,7 +216,7 @@ def committed_before(
 
 def _refuse_foreign(run: RunFolder, manifests: Sequence[Manifest]) -> None:
     """Refuse to publish among Parquet files that no committed run has written; an attempt at this run may have."""
-    known = {f"run={manifest.run_id}" for manifest in manifests} | {f"run={run.run_id}"}
+    known = {LEDGER, "_delta_log", f"run={run.run_id}", *(f"run={manifest.run_id}" for manifest in manifests)}
     selector = fs.FileSelector(run.table, allow_not_found=True, recursive=True)
     for info in run.filesystem.get_file_info(selector):
         folder = info.path[len(run.table) + 1 :].partition("/")[0]

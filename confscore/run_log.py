@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from confscore.console import console, say
 from confscore.manifest import Counts, Manifest
+from confscore.words import one_line
 
 if TYPE_CHECKING:
     from confscore.plan import Plan
@@ -41,6 +42,9 @@ class RunLog(Protocol):
 
     def done_before(self, manifest: Manifest) -> None:
         """Say that there is nothing to do."""
+
+    def waiting(self, sentence: str) -> None:
+        """Say what the cluster has no room for yet."""
 
     def following(self, total: int | None) -> AbstractContextManager[OnProgress]:
         """Yield what progress is told to; ``total`` is the number of documents where that is known."""
@@ -91,6 +95,10 @@ class TextLog:
             "configuration, model and guard."
         )
 
+    def waiting(self, sentence: str) -> None:
+        """Say what the cluster has no room for yet."""
+        say(sentence)
+
     def following(self, total: int | None) -> AbstractContextManager[OnProgress]:
         """Yield what progress is told to."""
         return _bar(total) if sys.stdout.isatty() else _lines(total)
@@ -132,6 +140,10 @@ class JsonLog:
         """Say that there is nothing to do."""
         _event("done_before", run_id=manifest.run_id, committed_at=manifest.committed_at)
 
+    def waiting(self, sentence: str) -> None:
+        """Say what the cluster has no room for yet."""
+        _event("waiting", reason=sentence)
+
     @contextmanager
     def following(self, total: int | None) -> Iterator[OnProgress]:
         """Yield what progress is told to."""
@@ -156,7 +168,7 @@ class JsonLog:
 
 def say_failed(kind: LogFormat, sentence: str, status: int) -> None:
     """Say why a job ends: on standard error, and for log collectors on standard output too."""
-    print(f"confscore: {sentence}", file=sys.stderr)
+    print(f"confscore: {one_line(sentence)}", file=sys.stderr)
     if kind == "json":
         _event("failed", error=sentence, exit_status=status)
 

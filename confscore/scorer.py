@@ -25,6 +25,7 @@ from confscore.paper import PaperSearch, paper_conditional, paper_joint
 from confscore.prompt import Prompter, Prompts
 from confscore.rows import Document, FloatArray, Score, Status, TopAnswer
 from confscore.steps import Normalization, Prefix, Step
+from confscore.words import one_line, unexpected
 
 ESTIMATORS: dict[str, Callable[[GreedyAnswer], FloatArray]] = {
     "conditional": conditional,
@@ -138,11 +139,12 @@ class Scorer:
                 trees += await asyncio.gather(*(self._explore_all(prompts, rule) for prompts in asked[1:]))
             return self._summarize(document.doc_id, trees, asked)
         except RowError as error:
-            return Score(document.doc_id, "error", error=str(error))
+            return Score(document.doc_id, "error", error=one_line(str(error)))
         except ConfscoreError:
             raise
         except Exception as error:  # whatever a tokenizer or a template makes of one text must not end the night
-            return Score(document.doc_id, "error", error=f"unexpected {type(error).__name__}: {error}")
+            said = unexpected(error, in_full=self._scoring.error_messages)
+            return Score(document.doc_id, "error", error=said)
 
     async def close(self) -> None:
         """Stop the engine in order."""

@@ -17,6 +17,8 @@ from types import FrameType
 
 VERDICT = "CONFSCORE_VERDICT_FD"
 """Environment variable of the child: where it writes its exit status when it knows it."""
+STOPPING = b"confscore: stopping; what was scored is kept, and the same command goes on from there\n"
+INTERRUPTED = "interrupted before the run was committed; run the same command again"
 _PR_SET_PDEATHSIG = 1
 
 
@@ -38,7 +40,14 @@ def run_as_child(arguments: Sequence[str]) -> int | None:
     )
     os.close(speak)
 
+    stopped = False
+
     def pass_on(number: int, frame: FrameType | None) -> None:
+        nonlocal stopped
+        if not stopped:
+            # Said before the child has ended: ``ray job stop`` kills both of them after a few seconds.
+            os.write(sys.stderr.fileno(), STOPPING)
+        stopped = True
         child.send_signal(number)
 
     before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -52,6 +61,9 @@ def run_as_child(arguments: Sequence[str]) -> int | None:
         verdict = verdicts.read(1)
         if verdict:
             return verdict[0]
+    if stopped:
+        print(f"confscore: {INTERRUPTED}", file=sys.stderr)
+        return None
     how = f"by {signal.Signals(-status).name}" if status < 0 else f"with exit status {status}"
     print(
         f"confscore: the job's process was ended from outside ({how}): its cluster is gone, or the machine is out of "
@@ -64,10 +76,19 @@ def run_as_child(arguments: Sequence[str]) -> int | None:
 def verdict_of_child() -> int | None:
     """Return where a child of :func:`run_as_child` tells its verdict; ``None`` in any other process.
 
-    What the child starts is not a child of this kind, so it is asked once.
+    What the child starts is not a child of this kind, so it is asked once. From here on a stop is an interrupt.
     """
     told = os.environ.pop(VERDICT, None)
-    return None if told is None else int(told)
+    if told is None:
+        return None
+    signal.signal(signal.SIGTERM, interrupt_once)
+    return int(told)
+
+
+def interrupt_once(number: int, frame: FrameType | None) -> None:
+    """Take a scheduler's stop for an interrupt like any other; a second one must not disturb the end."""
+    signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def tell_verdict(where: int, status: int) -> None:

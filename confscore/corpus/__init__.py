@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,9 +20,11 @@ from pyarrow import fs
 
 from confscore.config import InputConfig
 from confscore.corpus import cells
-from confscore.corpus.files import CorpusFile, find_files, resolve
+from confscore.corpus.files import CorpusFile, find_files, refuse_changed_file, resolve
 from confscore.corpus.formats import ROW_BITS, Part, Raw, Wanted, as_text, csv_header, jsonl_keys, parquet_parts, read
-from confscore.errors import CorpusError
+from confscore.corpus.stores import patiently
+from confscore.errors import ConfscoreError, CorpusError, StoreError
+from confscore.words import name_list, unexpected
 
 __all__ = ["Corpus", "CorpusFile", "Part", "RowReader", "open_corpus", "resolve"]
 
@@ -69,10 +72,14 @@ class RowReader:
         ------
         CorpusError
             The file cannot be read any more.
+        JobError
+            It is not the file that was found.
         """
         filesystem, _ = resolve(self.config.path)
-        for raw in read(filesystem, part, self.config.format, self._wanted(part), rows):
-            yield self._table(part.file, raw)
+        refuse_changed_file(filesystem, part.file)
+        with _without_text(part):
+            for raw in read(filesystem, part, self.config.format, self._wanted(part), rows):
+                yield self._table(part.file, raw)
 
     def name_rows(self, corpus_files: Sequence[CorpusFile], keys: npt.NDArray[np.int64]) -> list[str]:
         """Return the places of rows in words, from their row keys."""
@@ -83,7 +90,8 @@ class RowReader:
         if part.rows is not None:
             return part.rows
         filesystem, _ = resolve(self.config.path)
-        return sum(len(raw.numbers) for raw in read(filesystem, part, self.config.format, Wanted(()), 1 << 16))
+        with _without_text(part):
+            return sum(len(raw.numbers) for raw in read(filesystem, part, self.config.format, Wanted(()), 1 << 16))
 
     def id_hashes(self, part: Part) -> npt.NDArray[np.uint64]:
         """Return a 64-bit hash of each row's document id, in order. Reads no column but the ids'.
@@ -109,8 +117,9 @@ class RowReader:
     def _ids(self, part: Part) -> Iterator[list[str]]:
         filesystem, _ = resolve(self.config.path)
         only_ids = Wanted(tuple(name for name in [self.config.id_column] if name is not None))
-        for raw in read(filesystem, part, self.config.format, only_ids, 1 << 16):
-            yield [doc_id for doc_id, _ in self._identified(part.file, raw)]
+        with _without_text(part):
+            for raw in read(filesystem, part, self.config.format, only_ids, 1 << 16):
+                yield [doc_id for doc_id, _ in self._identified(part.file, raw)]
 
     def _identified(self, file: CorpusFile, raw: Raw) -> Iterator[tuple[str, str | None]]:
         """Yield (document id, fault) of each row; an id that cannot be used is replaced by a derived one."""
@@ -162,6 +171,17 @@ class RowReader:
         return pa.Table.from_arrays(columns, schema=self.schema)
 
 
+@contextmanager
+def _without_text(part: Part) -> Iterator[None]:
+    """Keep the message of an unexpected error out of logs: it may repeat what a document contains."""
+    try:
+        yield
+    except (ConfscoreError, OSError):
+        raise
+    except Exception as error:
+        raise CorpusError(f"{part.file.path}: cannot be read: {unexpected(error)}") from None
+
+
 @dataclass(frozen=True, slots=True)
 class Corpus:
     """A corpus that has been looked at and can be read.
@@ -208,11 +228,14 @@ def open_corpus(config: InputConfig, carry: Sequence[str] = ()) -> Corpus:
     CorpusError
         There is no such corpus, a file is unreadable, or a column is missing or of a wrong type.
     """
-    files, ignored = find_files(config.path, config.format)
+    files, ignored = find_files(config.path, config.format, follow_links=config.follow_links)
     filesystem, _ = resolve(config.path)
     carried = tuple(dict.fromkeys([*config.carry_columns, *carry]))
-    with ThreadPoolExecutor(_LOOKS_AT_ONCE) as pool:
-        looks = list(pool.map(lambda file: _look(config, filesystem, file), files))
+    try:
+        with ThreadPoolExecutor(_LOOKS_AT_ONCE) as pool:
+            looks = list(pool.map(lambda file: patiently(lambda: _look(config, filesystem, file)), files))
+    except StoreError as error:
+        raise CorpusError(f"input.path {config.path}: {error}") from None
     bad = [(file, look) for file, look in zip(files, looks, strict=True) if isinstance(look, CorpusError)]
     if bad and (config.on_bad_file == "fail" or len(bad) == len(files)):
         raise bad[0][1]
@@ -263,7 +286,7 @@ def _check_keys(config: InputConfig, looks: Sequence[tuple[CorpusFile, _Look]]) 
         if name is not None and name not in look.keys:
             raise CorpusError(
                 f"{first.path}: no object has the key {name} (input.{key}); the first ones have "
-                f"{', '.join(sorted(look.keys))}"
+                f"{name_list(sorted(look.keys))}"
             )
 
 
@@ -281,7 +304,7 @@ def _check_types(config: InputConfig, path: str, schema: pa.Schema) -> None:
         places = schema.get_all_field_indices(name)
         if len(places) != 1:
             what = "has no column" if not places else "has more than one column"
-            raise CorpusError(f"{path}: {what} {name} (input.{key}); its columns are {', '.join(schema.names)}")
+            raise CorpusError(f"{path}: {what} {name} (input.{key}); its columns are {name_list(schema.names)}")
         kind = schema.field(name).type
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
         if not pa.types.is_null(kind) and not any(test(kind) for test in tests):

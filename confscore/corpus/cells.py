@@ -11,6 +11,8 @@ from typing import TypedDict
 from confscore.rows import Document, Message
 
 ROLES = ("user", "assistant")
+_OTHER_ROLES = ("system", "developer", "tool", "function", "human", "gpt", "ai", "bot", "model", "agent", "ipython")
+"""What others call roles. A fault repeats only these: anything else may be a piece of a document."""
 
 
 class Turn(TypedDict):
@@ -91,7 +93,10 @@ def _turn(turn: object, place: str) -> Turn:
         raise Fault(f"{place} is {_kind(turn)}, not an object with role and content")
     role = turn.get("role")
     if role not in ROLES:
-        raise Fault(f"{place}.role is {role!r:.40}, not user or assistant")
+        said = "null" if role is None else _kind(role)
+        if isinstance(role, str):
+            said = repr(role) if role.lower() in (*ROLES, *_OTHER_ROLES) else "a word of its own"
+        raise Fault(f"{place}.role is {said}, not user or assistant")
     return Turn(role=role, content=_utf8(turn.get("content"), f"{place}.content"))
 
 

@@ -11,6 +11,7 @@ import csv
 import io
 import itertools
 import json
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -20,8 +21,13 @@ from pyarrow import fs
 
 from confscore.config import InputFormat
 from confscore.corpus.files import CorpusFile
-from confscore.errors import CorpusError
+from confscore.corpus.stores import PAUSES_S, in_words, is_of_store, is_unread
+from confscore.errors import ConfscoreError, CorpusError, StoreError
 
+_READ_BYTES = 4 << 20
+_LOOK_BYTES = 1 << 16
+"""What one request to a store brings: of a file that is read, and of one whose first lines are looked at. Without it
+Arrow asks for 64 KiB at a time to decompress: 221 requests for 14 MB, and 4 with it."""
 _LONGEST_FIELD = 2**31 - 1
 _BOM = b"\xef\xbb\xbf"
 ROW_BITS = 40
@@ -97,12 +103,28 @@ def read(filesystem: fs.FileSystem, part: Part, kind: InputFormat, wanted: Wante
     ------
     CorpusError
         The file cannot be read as its format, or lacks a column.
+    StoreError
+        The store it is in does not answer.
     """
     readers = {"parquet": _parquet, "jsonl": _jsonl, "csv": _csv, "text": _text}
-    try:
-        yield from readers[kind](filesystem, part, wanted, rows)
-    except (OSError, pa.ArrowException, EOFError) as error:
-        raise CorpusError(f"{part.file.path}: cannot be read as {kind}: {' '.join(str(error).split())}") from None
+    done = 0
+    for pause in (*PAUSES_S, None):
+        try:
+            for raw in itertools.islice(readers[kind](filesystem, part, wanted, rows), done, None):
+                done += 1
+                yield raw
+            return
+        except (OSError, pa.ArrowException, EOFError) as error:
+            if pause is None or not is_unread(error):
+                raise _unreadable(part.file, f"cannot be read as {kind}", error) from None
+        time.sleep(pause)
+
+
+def _unreadable(file: CorpusFile, what: str, error: Exception) -> ConfscoreError:
+    """Return the error that says so: a store that fails is no fault of the file, which must not be skipped for it."""
+    if is_of_store(error):
+        return StoreError(f"{file.path}: {in_words(error)}")
+    return CorpusError(f"{file.path}: {what}: {' '.join(str(error).split())}")
 
 
 def parquet_parts(filesystem: fs.FileSystem, file: CorpusFile, most_bytes: int) -> tuple[list[Part], pa.Schema]:
@@ -112,12 +134,14 @@ def parquet_parts(filesystem: fs.FileSystem, file: CorpusFile, most_bytes: int) 
     ------
     CorpusError
         The file has no readable footer.
+    StoreError
+        The store it is in does not answer.
     """
     try:
         with pq.ParquetFile(filesystem.open_input_file(file.path)) as opened:
             meta, schema = opened.metadata, opened.schema_arrow
     except (OSError, pa.ArrowException) as error:
-        raise CorpusError(f"{file.path}: is not a readable Parquet file: {' '.join(str(error).split())}") from None
+        raise _unreadable(file, "is not a readable Parquet file", error) from None
     parts: list[Part] = []
     first_row = done = size = 0
     groups: list[int] = []
@@ -135,10 +159,10 @@ def parquet_parts(filesystem: fs.FileSystem, file: CorpusFile, most_bytes: int) 
 def csv_header(filesystem: fs.FileSystem, file: CorpusFile) -> list[str]:
     """Return the column names of a CSV file."""
     try:
-        with _lines(filesystem, file) as lines:
+        with _lines(filesystem, file, _LOOK_BYTES) as lines:
             _, header, fault = next(_csv_records(lines), (0, [], "the file is empty"))
     except (OSError, pa.ArrowException) as error:
-        raise CorpusError(f"{file.path}: cannot be read as csv: {error}") from None
+        raise _unreadable(file, "cannot be read as csv", error) from None
     if fault is None and any(
         cell.encode("utf-8", "replace") != cell.encode("utf-8", "surrogateescape") for cell in header
     ):
@@ -151,10 +175,10 @@ def csv_header(filesystem: fs.FileSystem, file: CorpusFile) -> list[str]:
 def jsonl_keys(filesystem: fs.FileSystem, file: CorpusFile, lines: int = 100) -> set[str]:
     """Return the keys of the first objects of a JSONL file; empty where none of the lines is an object."""
     try:
-        with _lines(filesystem, file) as opened:
+        with _lines(filesystem, file, _LOOK_BYTES) as opened:
             records = [_json_object(line.removeprefix(_BOM))[0] for line in itertools.islice(opened, lines)]
     except (OSError, EOFError) as error:
-        raise CorpusError(f"{file.path}: cannot be read as jsonl: {error}") from None
+        raise _unreadable(file, "cannot be read as jsonl", error) from None
     return {key for record in records for key in record}
 
 
@@ -275,8 +299,9 @@ def _text(filesystem: fs.FileSystem, part: Part, wanted: Wanted, rows: int) -> I
         yield Raw([0], {"": [stream.read().removeprefix(_BOM)]})
 
 
-def _lines(filesystem: fs.FileSystem, file: CorpusFile) -> io.BufferedReader:
-    return io.BufferedReader(filesystem.open_input_stream(file.path, compression="detect"), 1 << 20)
+def _lines(filesystem: fs.FileSystem, file: CorpusFile, at_once: int = _READ_BYTES) -> io.BufferedReader:
+    stream = filesystem.open_input_stream(file.path, compression="detect", buffer_size=at_once)
+    return io.BufferedReader(stream, min(at_once, 1 << 20))
 
 
 def as_text(cells: Sequence[object]) -> pa.Array:

@@ -8,10 +8,15 @@ over the whole vocabulary in float64.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+
+# Else weights that are not safetensors would be sent to a converter, whose answer is weights of somebody else's making.
+os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
+
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
@@ -37,6 +42,8 @@ class TransformersEngine:
         ``dtype`` (a torch dtype's name, default float32), ``device`` (default cpu) and ``max_model_len``.
     trust_remote_code : bool
         Whether code from the model's repository may run.
+    allow_pickle : bool
+        Whether weights other than safetensors may be loaded.
 
     Raises
     ------
@@ -52,6 +59,7 @@ class TransformersEngine:
         revision: str | None = None,
         engine_args: Mapping[str, object] | None = None,
         trust_remote_code: bool = False,
+        allow_pickle: bool = False,
     ) -> None:
         given = {"dtype": "float32", "device": "cpu", "max_model_len": None, **(engine_args or {})}
         unknown = set(given) - {"dtype", "device", "max_model_len"}
@@ -64,11 +72,11 @@ class TransformersEngine:
                 source,
                 revision=revision,
                 trust_remote_code=trust_remote_code,
-                use_safetensors=True,
+                use_safetensors=None if allow_pickle else True,
                 dtype=getattr(torch, str(given["dtype"])),
             )
-        except (OSError, ValueError, AttributeError, KeyError) as error:
-            raise EngineError(f"transformers could not load {source}: {error}") from error
+        except Exception as error:  # loaders raise whatever their libraries raise
+            raise EngineError(f"transformers could not load {source}: {' '.join(str(error).split())}") from error
         self._model = model.to(str(given["device"])).eval()
         self._answers = answers
         self._columns = torch.as_tensor(answers.alphabet, device=self._model.device)

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from confscore.engines.base import AnswerTokens, Rollout
 from confscore.errors import EngineError
+from confscore.gpus import engine_processes
 from confscore.rows import FloatArray
 
 # vLLM takes no telemetry consent from a batch job, and its log lines are for its own developers.
@@ -51,6 +52,8 @@ class VllmEngine:
         Arguments of vLLM's ``AsyncEngineArgs``; what scoring relies on cannot be overridden.
     trust_remote_code : bool
         Whether code from the model's repository may run.
+    allow_pickle : bool
+        Whether weights other than safetensors may be loaded.
 
     Raises
     ------
@@ -66,12 +69,13 @@ class VllmEngine:
         revision: str | None = None,
         engine_args: Mapping[str, object] | None = None,
         trust_remote_code: bool = False,
+        allow_pickle: bool = False,
     ) -> None:
         self._answers = answers
         ids = [int(token) for token in answers.alphabet]
         self._parts = [ids[start : start + MOST_IDS] for start in range(0, len(ids), MOST_IDS)]
         arguments = {
-            **_defaults(),
+            **_defaults(allow_pickle, engine_processes(engine_args or {})),
             **(engine_args or {}),
             "model": source,
             "revision": revision,
@@ -169,12 +173,18 @@ class VllmEngine:
         return final.outputs[0]
 
 
-def _defaults() -> dict[str, object]:
+def _defaults(allow_pickle: bool, processes: int) -> dict[str, object]:
     """Return arguments that a user may override."""
+    # vLLM's own default reads .bin files where a model has no safetensors.
+    defaults: dict[str, object] = {} if allow_pickle else {"load_format": "safetensors"}
+    if processes > 1:
+        # In a placement group vLLM would by itself ask Ray for actors with GPUs of their own; those of this process
+        # would stay idle, and where the cluster has no more it would wait for ever.
+        defaults["distributed_executor_backend"] = "mp"
     # Only whole blocks of a prompt are cached, and on CPUs a block has 128 tokens by default: most of a short prompt
     # would be computed again for each rollout. 32 is the least that vLLM's CPU attention takes; measured, it
     # doubles the throughput of the demo.
-    return {"block_size": 32} if current_platform.is_cpu() else {}
+    return defaults | ({"block_size": 32} if current_platform.is_cpu() else {})
 
 
 def _joined(parts: Sequence[tuple[list[int], FloatArray]]) -> Rollout:

@@ -25,6 +25,8 @@ from confscore.guards.qwen3guard import QWEN3GUARD_GEN
 from confscore.guards.shieldgemma import SHIELDGEMMA
 from confscore.guards.spec import Guard
 from confscore.guards.wildguard import WILDGUARD
+from confscore.plain_yaml import NotYaml, PlainLoader, load_yaml
+from confscore.words import one_line
 
 __all__ = ["REGISTRY", "Guard", "resolve"]
 
@@ -84,7 +86,7 @@ def resolve(name: str, order: str | None = None) -> Guard:
     return guard.model_copy(update={"answer": answer})
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(PlainLoader):
     """Reads ``yes``, ``no``, ``on`` and ``off`` as words, as YAML 1.2 does: here they are keys and answers."""
 
 
@@ -130,11 +132,11 @@ def _way(part: dict[str, object]) -> str:
 
 def _read(path: Path) -> Guard:
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        tree = load_yaml(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         raise GuardError(f"{path}: no such guard file") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError) as error:
-        raise GuardError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from None
+    except (OSError, UnicodeDecodeError, NotYaml) as error:
+        raise GuardError(f"{path}: cannot be read as YAML: {one_line(str(error))}") from None
     if not isinstance(tree, dict):
         raise GuardError(f"{path}: a guard is a mapping with the keys name, categories, answer and end_tokens")
     tree = _extended(path, tree)

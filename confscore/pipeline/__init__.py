@@ -22,28 +22,37 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from confscore.actor import OpenScorer, Progress, ScoringActor
+from confscore.actor import OpenScorer, Progress, Reports, ScoringActor
 from confscore.corpus import Part
-from confscore.errors import JobError
+from confscore.corpus.files import refuse_changed
+from confscore.errors import JobError, TableError
 from confscore.loading import open_scorer
 from confscore.lock import locked
 from confscore.manifest import NOTHING, Manifest, PeakMemory, add_counts
 from confscore.memory import peak_memory
-from confscore.pipeline.cluster import check_resources, connected, plain_errors
+from confscore.pipeline.cluster import connected, plain_errors
 from confscore.pipeline.meters import RayMeters
 from confscore.pipeline.preflight import Preflight, look_through
 from confscore.pipeline.restore import checkpointing, restore
+from confscore.pipeline.room import OnWait, wait_for_room
 from confscore.pipeline.source import CorpusSource, StagedNames
 from confscore.pipeline.watch import Limits, OnProgress, watch
 from confscore.plan import Plan, versions
+from confscore.publication import Compacted, compact, finish, plan_compactions, publish
 from confscore.rows import IntArray
 from confscore.run_folder import MANIFEST, PREPARED
-from confscore.score_table import Compacted, compact, finish, plan_compactions, publish
+from confscore.table_formats import output_table
 
-__all__ = ["OnProgress", "connected", "run_plan"]
+__all__ = ["OnProgress", "OnWait", "connected", "run_plan"]
 
 
-def run_plan(plan: Plan, on_progress: OnProgress, open_scorer: OpenScorer = open_scorer) -> Manifest:
+def _tell_nobody(sentence: str) -> None:
+    del sentence
+
+
+def run_plan(
+    plan: Plan, on_progress: OnProgress, open_scorer: OpenScorer = open_scorer, on_wait: OnWait = _tell_nobody
+) -> Manifest:
     """Score a corpus and publish its score table.
 
     What an earlier start of the same run has staged is not scored again.
@@ -56,6 +65,8 @@ def run_plan(plan: Plan, on_progress: OnProgress, open_scorer: OpenScorer = open
         Told of the counts about twice a second.
     open_scorer : callable
         Loads an engine in an actor.
+    on_wait : callable
+        Told what the job waits for, where the cluster has no room for an engine yet.
 
     Returns
     -------
@@ -67,23 +78,28 @@ def run_plan(plan: Plan, on_progress: OnProgress, open_scorer: OpenScorer = open
     CorpusError
         Document ids are not unique, or a file cannot be read.
     JobError
-        The job could not be finished, or another start is writing to the table. Nothing was published, and what was
-        staged is kept for the next start.
+        The job could not be finished, the corpus has changed meanwhile, or another start is writing to the table.
+        Nothing was published, and what was staged is kept for the next start.
     """
     run = plan.run
     with plain_errors(), locked(run.filesystem, run.locks, run.output, run.run_id) as still_ours:
         committed = run.read_manifest(MANIFEST)
         if committed is not None:
             return committed  # by a start that ended while this one waited for the lock
+        table_format = plan.table_format
+        if table_format is not None:
+            table_format.create(plan.schema, plan.config.output.partition_by)
         prepared = run.read_manifest(PREPARED)
         if prepared is not None:
-            finish(run, prepared)
+            finish(run, prepared, table_format)
             return prepared
         with connected(plan.config.cluster) as ours:
-            if ours:
-                check_resources(plan.config.cluster)
+            wait_for_room(plan.config.cluster, ours, on_wait)
             manifest = _work(plan, on_progress, open_scorer, still_ours)
-        publish(run, manifest, still_ours)
+        try:
+            publish(run, manifest, still_ours, table_format)
+        except TableError as error:  # what could be refused was refused before: now it is a failure of the job
+            raise JobError(f"{error}; what was scored is kept, run the same command again") from error
     return manifest
 
 
@@ -98,11 +114,14 @@ def _work(plan: Plan, on_progress: OnProgress, open_scorer: OpenScorer, still_ou
     before = NOTHING.model_copy(update={"read": len(staged), "scored": len(staged)})
     limits = Limits(plan.config, rows - len(staged), still_ours)
     watch(lambda: _score(plan, found, staged, progress, open_scorer), progress, on_progress, limits, before)
-    _, ready, _, _ = ray.get(progress.read.remote())
+    told: Reports = ray.get(progress.read.remote())
     scored = time.time()
+    skipped = {file.path for file in found.skipped}
+    read = [file for file in plan.corpus.files if file.path not in skipped]
+    refuse_changed(plan.config.input.path, plan.config.input.format, read)
     files = _compact(plan)
     _check_complete(plan, found, files)
-    ready = min(ready or scored, scored)
+    ready = min(told.first_ready or scored, scored)
     return Manifest(
         run_id=plan.run.run_id,
         started_at=_utc(started),
@@ -110,7 +129,7 @@ def _work(plan: Plan, on_progress: OnProgress, open_scorer: OpenScorer, still_ou
         startup_seconds=ready - started,
         scoring_seconds=scored - ready,
         resumed=len(staged),
-        peak_memory=PeakMemory(driver=peak_memory(descendants=False), actor=ray.get(progress.peak.remote())),
+        peak_memory=PeakMemory(driver=peak_memory(descendants=False), actor=told.peak_memory),
         counts=add_counts([each.counts for each in files]) if files else NOTHING,
         provenance=plan.provenance,
         versions=versions(),
@@ -118,6 +137,7 @@ def _work(plan: Plan, on_progress: OnProgress, open_scorer: OpenScorer, still_ou
         input_files=plan.input_files,
         skipped_files=found.skipped,
         output_files=tuple(each.file for each in files),
+        published_to=output_table(plan.config.output),
         columns=tuple(plan.schema.names),
         partition_by=plan.config.output.partition_by,
     )
@@ -174,10 +194,11 @@ def _unfinished(found: Preflight, staged: IntArray) -> list[Part]:
 
 def _compact(plan: Plan) -> list[Compacted]:
     output = plan.config.output
-    inside = [field for field in plan.schema if field.name not in output.partition_by]
+    folders = output.format == "parquet"  # readers of the others take partition columns from files, not from paths
+    inside = [field for field in plan.schema if not folders or field.name not in output.partition_by]
     schema = pa.schema(inside)
-    task = ray.remote(num_cpus=1)(compact)
-    jobs = plan_compactions(plan.run, output.rows_per_file)
+    task = ray.remote(num_cpus=1, retry_exceptions=[OSError])(compact)  # it may be done again
+    jobs = plan_compactions(plan.run, output.rows_per_file, partition_folders=folders)
     started = [task.remote(plan.run, job, schema, plan.provenance, output.rows_per_group) for job in jobs]
     files: list[Compacted] = ray.get(started)
     return files

@@ -10,14 +10,15 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
 
 import ray
 from ray.exceptions import RayError
 
 from confscore import errors
 from confscore.config import ClusterConfig
+from confscore.corpus.stores import failed_store
 from confscore.errors import ConfscoreError, JobError
+from confscore.supervise import interrupt_once
 
 KNOCK_S = 10.0
 _ANY_RAISED = re.compile(r"^\s*((?:\w+\.)*\w*(?:Error|Exception): .+)", re.M)
@@ -49,33 +50,13 @@ def connected(cluster: ClusterConfig) -> Iterator[bool]:
         raise JobError(f"cluster.address {address}: no Ray cluster answers there: {error}") from error
     before = signal.getsignal(signal.SIGTERM)
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _interrupt_once)
+        signal.signal(signal.SIGTERM, interrupt_once)
     try:
         yield not address
     finally:
         ray.shutdown()
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
-
-
-def _interrupt_once(number: int, frame: FrameType | None) -> None:
-    """Take a scheduler's stop for an interrupt like any other; a second one must not disturb the end."""
-    signal.signal(number, signal.SIG_IGN)
-    raise KeyboardInterrupt
-
-
-def check_resources(cluster: ClusterConfig) -> None:
-    """Refuse at once what this machine will never have."""
-    here = ray.cluster_resources()
-    wanted = {"GPU": cluster.gpus_per_actor, "CPU": cluster.cpus_per_actor}
-    for name, count in wanted.items():
-        best = here.get(name, 0.0)
-        if count > best:
-            key = f"cluster.{name.lower()}s_per_actor"
-            raise JobError(
-                f"{key} is {count:g}, and this machine has {best:g}; set {key} to {best:g}, or connect to a "
-                "cluster with cluster.address"
-            )
 
 
 @contextmanager
@@ -87,6 +68,9 @@ def plain_errors() -> Iterator[None]:
         inner = _ours(error)
         if inner is not None:
             raise inner from error
+        failed = failed_store(error)
+        if failed is not None:
+            raise failed from error
         raised = _ANY_RAISED.findall(str(error)) or [line for line in str(error).splitlines() if line.strip()]
         raise JobError(
             f"the cluster could not finish the job: {raised[-1] if raised else repr(error)}; what was scored is kept, "

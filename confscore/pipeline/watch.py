@@ -11,6 +11,7 @@ from typing import Any
 
 import ray
 
+from confscore.actor import Reports
 from confscore.config import Config
 from confscore.errors import JobError
 from confscore.manifest import NOTHING, Counts, add_counts
@@ -19,9 +20,12 @@ OnProgress = Callable[[Counts, bool], None]
 """Called with the counts so far, and with whether an engine is ready."""
 
 _POLL_S = 0.5
+_LOCK_EVERY_S = 5.0
+"""In a store each look at the lock is a few requests."""
 _JOIN_S = 10.0
 _SAMPLE = 1000
 """So many rows are enough to judge the share of failed ones by."""
+_MOST_FRUITLESS_LOADS = 3
 _MOST_FRUITLESS_STARTS = 30
 """Ray starts an actor again as often as it ends. More than a row needs to be found out, see :mod:`confscore.marks`."""
 
@@ -46,32 +50,41 @@ class Limits:
     _deadline: float = 0.0
     _read: int = -1
     _starts: int = 0
+    _lock_due: float = 0.0
 
     def __post_init__(self) -> None:
         """Start the clock."""
         self._deadline = time.monotonic() + self.config.cluster.start_timeout_s
 
-    def check(self, counts: Counts, ready: float | None, starts: int, losses: list[str]) -> None:
+    def check(self, told: Reports) -> None:
         """Raise where the job should end.
 
         Raises
         ------
         JobError
-            No engine is ready in time, engines end one after the other with nothing scored in between, too many rows
-            fail, or the lock is lost.
+            No engine is ready in time, engines end one after the other while they are loaded or with nothing scored in
+            between, too many rows fail, or the lock is lost.
         """
-        if ready is None and time.monotonic() > self._deadline:
+        counts = told.counts
+        if told.first_ready is None and time.monotonic() > self._deadline:
             timeout = self.config.cluster.start_timeout_s
             raise JobError(
                 f"no engine was ready within cluster.start_timeout_s ({timeout:g} s); does the cluster have what "
                 "cluster.gpus_per_actor and cluster.cpus_per_actor ask for?"
             )
+        most = self.config.cluster.actor_range[1]
+        if not told.starts and told.loads > most + _MOST_FRUITLESS_LOADS:
+            raise JobError(
+                f"{told.loads - most} actors ended while they loaded their engine, and none was ready: killed from "
+                "outside, or for want of memory; does the model fit what an actor has?"
+            )
         if counts.read != self._read:
-            self._read, self._starts = counts.read, starts
-        most = self.config.cluster.actor_range[1] + _MOST_FRUITLESS_STARTS
-        if starts - self._starts > most:
-            last = f"the last one because {losses[-1]}" if losses else "killed from outside, or for want of memory"
-            raise JobError(f"{starts - self._starts} engines ended one after the other with nothing scored: {last}")
+            self._read, self._starts = counts.read, told.starts
+        if told.starts - self._starts > most + _MOST_FRUITLESS_STARTS:
+            last = f"the last one because {told.losses[-1]}" if told.losses else "killed, or for want of memory"
+            raise JobError(
+                f"{told.starts - self._starts} engines ended one after the other with nothing scored: {last}"
+            )
         allowed = self.config.scoring.max_failed_fraction
         seen = counts.read if counts.read >= min(_SAMPLE, self.rows) else self.rows
         if counts.error > allowed * seen:
@@ -79,7 +92,9 @@ class Limits:
                 f"{counts.error:,} of {counts.read:,} documents failed, more than scoring.max_failed_fraction "
                 f"({allowed:g}); nothing was published, and what was scored is kept for the next start"
             )
-        self.still_ours()
+        if time.monotonic() >= self._lock_due:
+            self.still_ours()
+            self._lock_due = time.monotonic() + _LOCK_EVERY_S
 
 
 def watch(work: Callable[[], None], progress: Any, on_progress: OnProgress, limits: Limits, before: Counts) -> None:
@@ -109,9 +124,9 @@ def watch(work: Callable[[], None], progress: Any, on_progress: OnProgress, limi
     problems: list[Exception] = []
 
     def look() -> None:
-        counts, ready, starts, losses = ray.get(progress.read.remote())
-        on_progress(add_counts([before, counts]), ready is not None)
-        limits.check(counts, ready, starts, losses)
+        told: Reports = ray.get(progress.read.remote())
+        on_progress(add_counts([before, told.counts]), told.first_ready is not None)
+        limits.check(told)
 
     def keep_looking() -> None:
         try:

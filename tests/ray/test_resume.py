@@ -13,6 +13,7 @@ import pytest
 import table_job
 from chaos import Job, Killer, assert_same
 
+from confscore.actor import OpenScorer
 from confscore.config import load
 from confscore.corpus import ROW_KEY
 from confscore.errors import CorpusError, JobError
@@ -106,14 +107,25 @@ def test_an_engine_that_never_answers_is_replaced(tmp_path: Path) -> None:
     assert {doc_id for doc_id, row in rows.items() if row[0] == "error"} == {"doc-000005"}
 
 
-def run_here(job: Job) -> Manifest:
+def run_here(job: Job, open_scorer: OpenScorer = table_job.open_table_scorer) -> Manifest:
     """Run a job in this process, on the cluster that the tests share."""
     from ray import cloudpickle
 
     from confscore.pipeline import run_plan
 
     cloudpickle.register_pickle_by_value(table_job)  # workers do not see this folder
-    return run_plan(make_plan(load(job.config)), lambda counts, ready: None, table_job.open_table_scorer)
+    return run_plan(make_plan(load(job.config)), lambda counts, ready: None, open_scorer)
+
+
+@pytest.mark.slow
+def test_engines_that_die_while_they_are_loaded_end_the_job(ray_here: None, tmp_path: Path) -> None:
+    job = Job(tmp_path / "job", 60)
+    job.prepare()
+    with pytest.raises(
+        JobError, match="4 actors ended while they loaded their engine, and none was ready: killed from"
+    ):
+        run_here(job, table_job.die_while_loading)
+    assert not list(job.scores.rglob("*.parquet"))
 
 
 def test_too_many_failed_rows_end_the_job_early(ray_here: None, tmp_path: Path) -> None:

@@ -1,0 +1,177 @@
+"""Clusters that start nodes when they are asked for, and nodes that leave, on this machine."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+from chaos import Job
+from heads import BIN, NO_TOKEN, autoscaling_head, free_port, head, worker
+
+from confscore.demo.world import write_corpus
+
+ROOT = Path(__file__).parents[2]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(420)]
+
+WAIT = """
+import json, sys
+from confscore.config import ClusterConfig
+from confscore.errors import JobError
+from confscore.pipeline import connected
+from confscore.pipeline.room import wait_for_room
+
+with connected(ClusterConfig(address=sys.argv[1])) as alone:
+    for gpus, timeout_s in json.loads(sys.argv[2]):
+        cluster = ClusterConfig(gpus_per_actor=gpus, start_timeout_s=timeout_s)
+        try:
+            wait_for_room(cluster, alone, lambda sentence: print("waiting:", sentence))
+            print("room")
+        except JobError as error:
+            print("error:", error)
+"""
+
+
+def wait_for_room(address: str, *asked: tuple[float, float]) -> list[str]:
+    """Return what is said for GPUs and seconds, by a driver: the process of the tests has a cluster of its own."""
+    command = [sys.executable, "-c", WAIT, address, json.dumps(asked)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, env=NO_TOKEN)
+    assert done.returncode == 0, done.stderr
+    return [line for line in done.stdout.splitlines() if line.startswith(("waiting:", "error:", "room"))]
+
+
+@pytest.mark.parametrize("version", [2, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_node_that_may_come_is_waited_for_and_one_that_never_will_is_refused(version: int, tmp_path: Path) -> None:
+    with autoscaling_head(tmp_path, version, {"resources": {"CPU": 2, "GPU": 1}}) as address:
+        never, waiting, room, again = wait_for_room(address, (4, 3), (1, 120), (1, 3))
+    assert never.startswith(
+        "error: no node of the cluster has 4 GPUs and 1 CPU, as cluster.gpus_per_actor and cluster.cpus_per_actor ask "
+        "for (the most of each is 0 GPUs and 2 CPUs), and none has been coming for "
+    )
+    assert waiting == "waiting: No node has 1 GPU and 1 CPU yet; waiting for one: the cluster is starting 1 gpu."
+    assert (room, again) == ("room", "room")
+
+
+@pytest.mark.slow
+def test_a_job_goes_on_elsewhere_when_its_node_is_taken_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A spot instance is drained when its notice comes, and is gone at the deadline."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    with (
+        head(tmp_path, "--include-dashboard=false", "--num-gpus=0") as address,
+        worker(tmp_path, address, "first", "--num-cpus=2", "--num-gpus=1") as first,
+        worker(tmp_path, address, "second", "--num-cpus=2", "--num-gpus=1") as second,
+    ):
+        job = Job(tmp_path / "job", 4000)
+        changes = {"address": address, "gpus_per_actor": 1, "rows_per_block": 64}
+        job.prepare(changes={"cluster": changes, "model": {"engine": "vllm"}})
+        driver = job.start()
+        try:
+            poll(lambda: re.search(r"^progress [1-9]", job.log.read_text(), re.M))
+            (node_id, process), other = (first, second) if actors(first[1]) else (second, first)
+            assert actors(process)
+            drain(address, node_id, seconds=5)
+            time.sleep(5)
+            kill(process)
+            assert driver.wait(200) == 0, job.log.read_text()
+        finally:
+            driver.kill()
+        assert len(job.rows()) == 4000
+        assert actors(other[1]) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wait_s", [60, 3])
+def test_a_stopped_job_says_how_to_go_on_and_the_next_one_does(
+    tmp_path: Path, settings: dict, write_config, monkeypatch: pytest.MonkeyPatch, wait_s: int
+) -> None:
+    """With Ray's default of 3 s before it kills a job, and with time for an engine to end in order."""
+    from ray.job_submission import JobStatus, JobSubmissionClient
+
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    write_corpus(tmp_path / "corpus", 600, seed=9)
+    settings["scoring"]["tolerance"] = 0.02
+    config = write_config(settings)
+    port = free_port()
+    options = ("--dashboard-host=127.0.0.1", f"--dashboard-port={port}")
+    with head(tmp_path, *options, environment={"RAY_JOB_STOP_WAIT_TIME_S": str(wait_s)}):
+        client = JobSubmissionClient(f"http://127.0.0.1:{port}")
+
+        def ended() -> bool:
+            return client.get_job_status(name).is_terminal()
+
+        name = submit(port, config)
+        poll(lambda: re.search(r"^ +[1-9]\d* of 600", client.get_job_logs(name), re.M) or ended())
+        stopped = subprocess.run(
+            job_command("stop", port, name), capture_output=True, text=True, check=False, env=NO_TOKEN
+        )
+        assert stopped.returncode == 0, stopped.stderr
+        log = client.get_job_logs(name)
+        assert client.get_job_status(name) == JobStatus.STOPPED
+        assert "Traceback" not in log
+        assert log.count("confscore: stopping; what was scored is kept, and the same command goes on from there\n") == 1
+        last = log.strip().splitlines()[-1]
+        assert last.startswith(("confscore: stopping", "confscore: interrupted before the run was committed"))
+        assert last.startswith("confscore: interrupted") or wait_s == 3
+        assert not list((tmp_path / "scores").rglob("*.parquet"))
+
+        name = submit(port, config)
+        poll(ended, 200)
+        log = client.get_job_logs(name)
+        assert client.get_job_info(name).driver_exit_code == 0, log
+    assert re.search(r"An earlier start had scored [1-9]\d* of 600 documents", log)
+    assert sum(pq.read_metadata(path).num_rows for path in (tmp_path / "scores").rglob("*.parquet")) == 600
+
+
+def job_command(verb: str, port: int, *words: object) -> list[str]:
+    return [str(word) for word in (BIN / "ray", "job", verb, "--address", f"http://127.0.0.1:{port}", *words)]
+
+
+def submit(port: int, config: Path) -> str:
+    """Submit a job and return its name; a head that has just come up may not have its job agent yet."""
+    words = ("--no-wait", "--working-dir", ".", "--", sys.executable, "jobs/score_corpus.py", "--config", config)
+    command = job_command("submit", port, *words)
+    for _ in range(10):
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False, env=NO_TOKEN)
+        if done.returncode == 0:
+            return re.findall(r"raysubmit_\w+", done.stdout)[0]
+        time.sleep(2)
+    raise AssertionError(done.stderr)
+
+
+def drain(address: str, node_id: str, seconds: int) -> None:
+    command = [BIN / "ray", "drain-node", f"--address={address}", f"--node-id={node_id}"]
+    command += ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=spot"]
+    command += [f"--deadline-remaining-seconds={seconds}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False, env=NO_TOKEN)
+    assert done.returncode == 0, done.stderr
+
+
+def actors(node: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """Return the engines' processes on a node."""
+    return [process for process in psutil.Process(node.pid).children(recursive=True) if is_actor(process)]
+
+
+def is_actor(process: psutil.Process) -> bool:
+    try:
+        return "ScoringActor" in " ".join(process.cmdline())
+    except psutil.Error:
+        return False
+
+
+def kill(node: subprocess.Popen[bytes]) -> None:
+    for process in [*psutil.Process(node.pid).children(recursive=True), psutil.Process(node.pid)]:
+        process.kill()
+
+
+def poll(condition: Callable[[], object], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.2)
