@@ -193,9 +193,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if fault in _CODES:
             status, code = _CODES[fault]
-            self._answer(
-                status, [("Content-Type", "application/xml")], _ERROR.format(code=code).encode()
-            )
+            self._answer(status, [("Content-Type", "application/xml")], _ERROR.format(code=code).encode())
             return
         if fault == "delay":
             time.sleep(self.server.delay_s)
