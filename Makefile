@@ -37,17 +37,21 @@ format: setup
 
 # Known vulnerabilities of what is locked. Without a way to the vulnerability service it says so, and fails nobody.
 audit: setup
-	$(BIN)/python tools/audit.py requirements.lock
+	$(BIN)/python .ci/audit.py requirements.lock
 
 # Random files, configurations, guards and grammars for so long a target; what is found stays in tests/fuzz/corpus.
 FUZZ_SECONDS ?= 900
 fuzz: setup
 	FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest -m fuzz -o addopts="-ra" -o timeout=0 tests/fuzz
 
-# Faults at length: more than 50 random kills of every kind, and the tests that take minutes.
+# Faults at length: 50 random kills of every kind on one node, more on two and four and of vLLM's own process, and the
+# tests that take minutes.
 chaos: setup
 	$(BIN)/python -m pytest -m slow
 	$(BIN)/python tests/ray/chaos.py --kills 50
+	$(BIN)/python tests/ray/chaos.py --kills 10 --nodes 2
+	$(BIN)/python tests/ray/chaos.py --kills 10 --nodes 4
+	$(BIN)/python tests/ray/chaos.py --kills 5 --engine vllm --documents 3000
 
 bench: setup
 	$(BIN)/python benchmarks/scoring.py

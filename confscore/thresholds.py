@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binom
+from scipy.stats import beta, binom
 
 from confscore.intervals import clopper_pearson
 from confscore.ranking import Ranking
@@ -26,6 +26,7 @@ EXACT_RECALL = "exact order statistic"
 APPROXIMATE = "approximate: Korn-Graubard intervals on the Hajek estimate"
 
 _GROWTH = 1.2
+_LIKELY = 0.8
 _MOST_LABELS = 1_000_000
 
 
@@ -112,21 +113,12 @@ def precision_at_least(
     """
     weight = np.ones(len(scores)) if weights is None else weights
     passed: float | None = None
-    best_share, best_size = 0.0, 0.0
     for cut in cuts:
         flagged = scores >= cut
         if not flagged.any() or lower_bound(truth[flagged], weight[flagged], confidence) < target:
             break
         passed = cut
-    if passed is not None:
-        return Chosen(passed)
-    for cut in cuts:
-        flagged = scores >= cut
-        if flagged.any():
-            share = float(weight[flagged] @ truth[flagged] / weight[flagged].sum())
-            if share > best_share:
-                best_share, best_size = share, effective_size(weight[flagged])
-    return _short_of_precision(int(truth.sum()), best_share, best_size, target, confidence)
+    return _short_of_precision(scores, truth, weight, target, confidence) if passed is None else Chosen(passed)
 
 
 def recall_at_least(
@@ -140,7 +132,9 @@ def recall_at_least(
     least the confidence. Ties make it safer.
 
     With weights k is the largest for which each of the k smallest keeps the weighted share of positives at or above it,
-    by the bound of :func:`share_interval`, at the target or more.
+    by the bound of :func:`share_interval`, at the target or more. One more positive of the largest weight is counted as
+    missed: few documents with low scores are drawn, each of which stands for many, and a sample that happens to lack
+    them does not vary enough to tell.
 
     Parameters
     ----------
@@ -157,8 +151,9 @@ def recall_at_least(
         k = int(binom.ppf(1 - confidence, size, 1 - target))
     else:
         weight = weights[truth][order]
+        heavy = np.append(weight.max(), weight)
         k = 0
-        while k < size and lower_bound(found >= found[k], weight, confidence) >= target:
+        while k < size and lower_bound(np.append(False, found >= found[k]), heavy, confidence) >= target:
             k += 1
         needed = math.ceil(needed * size / effective_size(weight))
     if not k:
@@ -231,16 +226,30 @@ def _first_size(target: float, confidence: float) -> float:
     return least + 2 * math.sqrt(least)
 
 
-def _short_of_precision(positives: int, share: float, size: float, target: float, confidence: float) -> Abstained:
-    """Say what is missing, from the cut with the largest precision so far and the labelled documents above it."""
-    shown, first = f"a precision of {target:g} at {confidence:.0%}", _first_size(target, confidence)
-    if not share:
+def _short_of_precision(
+    scores: FloatArray, truth: BoolArray, weights: FloatArray, target: float, confidence: float
+) -> Abstained:
+    """Say how many labels are missing, if precision is as it looks.
+
+    Whatever the labelled documents with the r largest scores show with a precision of p, a sample that is k times as
+    large shows with k · r documents. The smallest k counts; p is ``(x + 1/2) / (r + 1)``, so that a handful of labels
+    does not promise too much.
+    """
+    shown = f"a precision of {target:g} at {confidence:.0%}"
+    first, positives = _first_size(target, confidence), int(truth.sum())
+    if not positives:
         return Abstained("no positive label", math.ceil(target * first))
-    if share <= target:
-        return Abstained(f"the largest precision seen is {share:.3g}, so more labels alone will hardly show {shown}")
-    sizes = np.arange(smallest_sample(target, confidence), _MOST_LABELS)
-    enough = sizes[binom.sf(np.floor(share * sizes) - 1, sizes, target) <= 1 - confidence]
-    reason = f"too few labels to show {shown}; the largest precision seen is {share:.3g}"
-    if not enough.size:
-        return Abstained(reason)
-    return Abstained(reason, max(1, math.ceil(positives * (max(enough[0], first) / size - 1))))
+    order = np.argsort(-scores, kind="stable")
+    weight = weights[order]
+    total = np.cumsum(weight)
+    size = total**2 / np.cumsum(weight**2)
+    share = (np.cumsum(weight * truth[order]) / total * size + 0.5) / (size + 1)
+    sizes = np.unique(np.geomspace(smallest_sample(target, confidence), _MOST_LABELS, 500).astype(np.int64))
+    wanted = binom.ppf(confidence, sizes, target) + 1
+    passing = np.minimum.accumulate(beta.ppf(_LIKELY, wanted, sizes - wanted + 1))  # the least share that likely does
+    places = np.searchsorted(-passing, -share)
+    fits = places < len(sizes)
+    if not fits.any():
+        return Abstained(f"no part of the labels is precise enough to show {shown}")
+    growth = float((np.maximum(sizes[places[fits]], first) / size[fits]).min())
+    return Abstained(f"too few labels to show {shown}", max(1, math.ceil(positives * (growth - 1))))

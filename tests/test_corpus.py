@@ -91,6 +91,13 @@ def test_carried_columns_of_one_name_and_two_kinds_are_refused(tmp_path: Path) -
         opened(tmp_path, ("n",))
 
 
+def test_a_carried_value_that_does_not_fit_the_type_of_all_files_is_not_rounded(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", text=["x"], n=pa.array([2**60 + 1], pa.int64()))
+    write(tmp_path / "b.parquet", text=["y"], n=[0.5])
+    with pytest.raises(CorpusError, match=r"a\.parquet: column n has a value that does not fit into double"):
+        rows(opened(tmp_path, ("n",)))
+
+
 BAD_CELLS = [
     (None, "text is null"),
     ("", "text is empty"),

@@ -379,7 +379,7 @@ def test_what_is_about_to_be_published_is_noted_before(run: RunFolder) -> None:
     record = finished(run)
     for path in Path(run.finished).rglob("*.parquet"):
         path.unlink()
-    with pytest.raises(TableError, match="had .* bytes when it was finished and is gone"):
+    with pytest.raises(TableError, match=r"had .* bytes when it was finished and is gone"):
         publish(run, record, lambda: None)
     assert run.read_manifest(PREPARED) == record, "the next start can go on from here"
     assert run.read_manifest(MANIFEST) is None

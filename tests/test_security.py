@@ -542,7 +542,7 @@ def test_a_pipe_in_a_corpus_is_no_file(corpus: Path) -> None:
 
 @pytest.fixture(scope="module")
 def auditor() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("audit", ROOT.parent / "tools" / "audit.py")
+    spec = importlib.util.spec_from_file_location("audit", ROOT.parent / ".ci" / "audit.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -167,7 +167,13 @@ class RowReader:
                 values = raw.carried[column.name]
             else:
                 values = as_text(raw.cells[column.name])
-            columns.append(values.cast(column.type))
+            try:
+                columns.append(values.cast(column.type))
+            except pa.ArrowException:  # its message repeats the value
+                raise CorpusError(
+                    f"{file.path}: column {column.name} has a value that does not fit into {column.type}, the type of "
+                    "all files together; give the column one type in the corpus, or do not carry it"
+                ) from None
         return pa.Table.from_arrays(columns, schema=self.schema)
 
 

@@ -23,6 +23,7 @@ from confscore.scorer import Scorer
 pytestmark = pytest.mark.ray
 
 SECRET = "xyzzy-5ecret-plugh"
+LANGUAGES = ("../../outside", "a\0b", "/tmp/x", "..")
 
 
 class TellingPrompter(Prompter):
@@ -71,7 +72,8 @@ def lines() -> Iterator[str]:
         json.dumps([{**good, "role": SECRET}]),
         f'[{{"role": "user", "content": "{SECRET}}}]',
     ]
-    yield from (json.dumps({"id": f"d{number}", "chat": chat}) for number, chat in enumerate(chats))
+    for number, chat in enumerate(chats):
+        yield json.dumps({"id": f"d{number}", "chat": chat, "lang": LANGUAGES[number % len(LANGUAGES)]})
     yield f'{{"id": "broken", "chat": "{SECRET}'
     yield f'["{SECRET}"]'
     yield f'{{"id": {{"{SECRET}": 1}}, "chat": "{SECRET}"}}'
@@ -104,6 +106,7 @@ def chats(settings: dict, tmp_path: Path) -> dict:
     (tmp_path / "corpus").mkdir()
     (tmp_path / "corpus" / "a.jsonl").write_bytes("\n".join(lines()).encode())
     settings["input"] |= {"format": "jsonl", "id_column": "id", "messages_column": "chat"}
+    settings["output"]["partition_by"] = ["lang"]
     settings["scoring"]["max_failed_fraction"] = 1.0
     return settings
 
@@ -115,8 +118,11 @@ def test_no_log_no_manifest_and_no_error_repeats_a_text(
     manifest = run(config)
     rows = pds.dataset(config.output.path, partitioning="hive").to_table().to_pylist()
     errors = {row["doc_id"]: row["error"] for row in rows if row["error"]}
-    assert (manifest.counts.read, manifest.counts.error) == (17, 14)
-    assert len(errors) == 14
+    assert (manifest.counts.read, manifest.counts.error) == (17, 15)
+    assert len(errors) == 15
+    assert errors["d1"] == "lang (output.partition_by) has a value that cannot be the name of a folder"
+    assert {row["lang"] for row in rows} == {*LANGUAGES, None} - {"a\0b"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus", "scores"]
     assert errors["d2"].startswith("unexpected ValueError in confscore/")
     assert SECRET not in repr(rows)
     assert SECRET not in manifest.model_dump_json()

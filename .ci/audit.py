@@ -1,4 +1,4 @@
-"""Known vulnerabilities of the locked packages: ``python tools/audit.py requirements.lock``.
+"""Known vulnerabilities of the locked packages: ``python .ci/audit.py requirements.lock``.
 
 pip-audit ends with success where its service knows none of the packages, and with a traceback where nobody answers.
 Here the one is said, and the other is one line.
