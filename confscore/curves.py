@@ -42,7 +42,7 @@ class Identity(_Curve):
 
     def prob(self, scores: FloatArray) -> FloatArray:
         """Return probabilities of the shape of the scores; a nan stays one."""
-        clipped: FloatArray = np.clip(scores, *self.domain)
+        clipped: FloatArray = np.clip(scores.astype(np.float64), *self.domain)
         return clipped
 
 
@@ -67,7 +67,7 @@ class Logistic(_Curve):
 
     def prob(self, scores: FloatArray) -> FloatArray:
         """Return probabilities of the shape of the scores; a nan stays one."""
-        clipped = np.clip(scores, *self.domain)
+        clipped = np.clip(scores.astype(np.float64), *self.domain)
         prob: FloatArray = 1 / (1 + np.exp(-(self.intercept + self.slope * np.log(clipped / (1 - clipped)))))
         return prob
 

@@ -71,10 +71,10 @@ def needed() -> set[str]:
 
 def test_the_set_up_brings_what_confscore_needs_from_the_lock() -> None:
     commands = " ".join(aws()["setup_commands"])
-    (names,) = re.findall(r"grep -E '\^\((.*?)\)=='", commands)
-    assert set(names.split("|")) == needed()
-    locked = re.findall(rf"^(?:{names})==", (ROOT / "requirements.lock").read_text(), re.M)
-    assert len(locked) == len(names.split("|"))
+    names = "|".join(re.findall(r"-e '\^\((.*?)\)=='", commands)).split("|")
+    assert sorted(names) == sorted(needed())
+    locked = re.findall(r"^(.+)==", (ROOT / "requirements.lock").read_text(), re.M)
+    assert set(names) <= set(locked)
     assert "--no-deps" in commands
 
 

@@ -178,6 +178,7 @@ class TestVllmEngine(VllmContract):
     guard = CODES
 
 
+@pytest.mark.slow
 class TestVllmEngineWithAWideAlphabet(VllmContract):
     pytestmark = VLLM
     guard = WIDE

@@ -46,6 +46,7 @@ def the_manifest(job: Job) -> Manifest:
     return manifest
 
 
+@pytest.mark.slow
 def test_a_killed_job_goes_on_where_it_was_and_gives_the_same_table(ray_here: None, tmp_path: Path, wait_for) -> None:
     calm, wild = Job(tmp_path / "calm", 2000), Job(tmp_path / "wild", 2000)
     for job in (calm, wild):
