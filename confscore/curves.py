@@ -61,7 +61,8 @@ class Logistic(_Curve):
         """
         if not self.slope:
             return EPS, 1 - EPS
-        ends = (np.array([-_FARTHEST, _FARTHEST]) - self.intercept) / self.slope
+        with np.errstate(over="ignore"):  # a slope of next to nothing has its ends infinitely far away
+            ends = (np.array([-_FARTHEST, _FARTHEST]) - self.intercept) / self.slope
         low, high = expit(np.clip(ends, -_FARTHEST, _FARTHEST)).tolist()
         return low, high
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
@@ -143,6 +145,28 @@ def submit(port: int, config: Path) -> str:
             return re.findall(r"raysubmit_\w+", done.stdout)[0]
         time.sleep(2)
     raise AssertionError(done.stderr)
+
+
+@pytest.mark.slow
+@pytest.mark.vllm
+def test_an_engine_of_two_processes_in_one_actor_scores_as_another_one_does(
+    tmp_path: Path, settings: dict, write_config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What tensor parallelism does on the GPUs of an actor, on two CPUs."""
+    if (os.cpu_count() or 1) < 2:
+        pytest.skip("needs two CPUs")
+    write_corpus(tmp_path / "corpus", 60, seed=9)
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")  # vLLM would like a NUMA node for each
+    arguments = {"tensor_parallel_size": 2, "dtype": "float32", "max_model_len": 1024, "enforce_eager": True}
+    arguments["kv_cache_memory_bytes"] = 1 << 28
+    for name, model in (("one", {}), ("two", {"engine": "vllm", "engine_args": arguments})):
+        changed = {**settings, "model": {**settings["model"], **model}, "output": {"path": str(tmp_path / name)}}
+        command = [BIN / "confscore", "score", "--config", write_config(changed)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr
+    one, two = (pq.read_table(tmp_path / name).sort_by("doc_id").to_pandas() for name in ("one", "two"))
+    assert len(one) == len(two) == 60
+    np.testing.assert_allclose(two["p_any"], one["p_any"], atol=1e-4)
 
 
 def drain(address: str, node_id: str, seconds: int) -> None:
