@@ -131,18 +131,18 @@ def test_a_tie_goes_to_the_smaller_set_and_to_the_one_that_is_listed_first() -> 
 def test_rows_do_not_look_at_each_other(how: How) -> None:
     rng = np.random.default_rng(4)
     rows: list[Row | None] = []
-    for _ in range(3000):
+    for _ in range(1200):
         probs = rng.dirichlet(np.full(6, 0.3)) * rng.uniform(0.6, 1)
         rows.append([(tuple(np.flatnonzero(rng.random(5) < 0.4).tolist()), float(prob)) for prob in probs])
-    rows[7], rows[2999] = None, []
+    rows[7], rows[1199] = None, []
     whole = decide(column(rows), CODES, how)
-    parts = [decide(column(rows).slice(first, 170), CODES, how) for first in range(0, 3000, 170)]
+    parts = [decide(column(rows).slice(first, 170), CODES, how) for first in range(0, 1200, 170)]
     for name in ("sets", "value", "loss_bound"):
         np.testing.assert_array_equal(getattr(whole, name), np.concatenate([getattr(one, name) for one in parts]))
-    chunked = pa.chunked_array([column(rows[:1000]), column(rows[1000:])])
+    chunked = pa.chunked_array([column(rows[:500]), column(rows[500:])])
     np.testing.assert_array_equal(decide(chunked, CODES, how).sets, whole.sets)
-    assert not whole.sets[[7, 2999]].any()
-    np.testing.assert_array_equal(whole.loss_bound[[7, 2999]], 1)
+    assert not whole.sets[[7, 1199]].any()
+    np.testing.assert_array_equal(whole.loss_bound[[7, 1199]], 1)
     assert whole.sets.any(axis=1).mean() > 0.5
 
 

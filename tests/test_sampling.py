@@ -347,6 +347,8 @@ def test_thresholds_and_a_fit_decide_what_is_flagged(tmp_path: Path) -> None:
     plain = draw_sample(request, ["0.25", "S2=0.875"])
     assert [rule.threshold for rule in plain.rules] == [0.25, 0.875, 0.25]
     assert [rule.threshold for rule in draw_sample(request, ["S2=0.875"]).rules] == [0.5, 0.875, 0.5]
+    at_the_limit = score_table(tmp_path / "one", {"a": (0.5, 0.25, 0.75)})
+    np.testing.assert_array_equal(draw_sample(Request(at_the_limit, 1), ["S2=0.25"]).totals.flagged, [1, 1, 1])
     model = fitted(scores, {"S1": 0.25, "S2": None, "S10": 0.25})
     calibrated = draw_sample(request, model=model)
     np.testing.assert_array_equal(calibrated.totals.flagged[[0, 2]], plain.totals.flagged[[0, 2]])
@@ -467,6 +469,7 @@ def rows_of(path: Path) -> list[dict[str, object]]:
         return pq.read_table(path).to_pylist()
     if path.suffix == ".jsonl":
         return [json.loads(line) for line in path.read_text().splitlines()]
+    assert path.read_bytes().startswith(b"\xef\xbb\xbf"), "or a spreadsheet takes it for another encoding"
     with path.open(encoding="utf-8-sig", newline="") as lines:
         found = list(csv.DictReader(lines))
     return [{**row, "inclusion_probability": float(row["inclusion_probability"])} for row in found]
@@ -652,6 +655,9 @@ def test_only_parts_with_a_sampled_document_are_read(tmp_path: Path, monkeypatch
     )
     assert read_texts(["c3", "a9"], config) == ["text of c3", "text of a9"]
     assert read == ["a.parquet", "c.parquet"]
+    read.clear()  # ids made of file names say where they are
+    assert read_texts(["c.parquet#3"], InputConfig(path=str(tmp_path))) == ["text of c3"]
+    assert read == ["c.parquet"]
 
 
 def test_a_text_that_has_changed_into_none_is_said(tmp_path: Path) -> None:
