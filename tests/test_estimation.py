@@ -331,6 +331,14 @@ def test_what_was_found_without_exception_is_not_thought_to_be_perfect() -> None
     assert (one.f1.low, one.f1.high) == (pytest.approx(2 * found / (100 + found + lost)), 1)
 
 
+def test_f1_is_not_sure_that_nothing_is_missed_because_nothing_missed_was_drawn() -> None:
+    (one,) = sample_with([1] * 8 + [0] * 92, [1] * 10 + [0] * 90, 100).categories
+    assert 0.8 < one.f1.value < 0.95
+    lost = 900 * (1 - 0.025 ** (1 / 90))
+    found = 100 * clopper_pearson(8, 10, 0.95)[0]
+    assert one.f1.low == pytest.approx(2 * found / (100 + found + lost))
+
+
 def test_a_category_that_is_never_flagged_has_no_precision_and_one_never_drawn_an_open_one() -> None:
     (never,) = sample_with([1] * 5 + [0] * 95, [0] * 100, 0).categories
     assert np.isnan([never.precision.value, never.precision.low, never.precision.high]).all()
