@@ -60,9 +60,9 @@ def fit(
         rules = PolicyFile() if policy is None else load_policy(policy, codes)
         source = fitting.LabelFile(labels, id_column, label_column, pi_column)
         found = fitting.fit(scores, source, rules, run, seed)
-        fitted.write_file(out, found.model.dump().encode())
         if figure is not None:
             reliability.draw(figure, codes, found.before, found.after, found.truth, found.weights)
+        fitted.write_file(out, found.model.dump().encode())
         for line in fit_report.describe(found.model):
             console.say(line)
         console.console().print(fit_report.quality_table(found.model), fit_report.threshold_table(found.model))

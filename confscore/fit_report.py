@@ -84,7 +84,8 @@ def _changes(pair: BeforeAfter) -> list[str]:
 
 
 def _policy(category: FittedCategory) -> str:
-    settings = [f"{value:g}" for value in category.policy.values() if isinstance(value, int | float)]
+    numbers = {key: value for key, value in category.policy.items() if key != "min_positives"}
+    settings = [f"{value:g}" for value in numbers.values() if isinstance(value, int | float)]
     return f"{category.policy['policy']} {', '.join(settings)}".rstrip()
 
 

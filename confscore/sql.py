@@ -81,9 +81,13 @@ def _source(table: str | None, path: str | None, dialect: Dialect) -> exp.Expr:
 
 def _table(option: str, name: str, dialect: Dialect) -> exp.Table:
     try:
-        return exp.to_table(name, dialect=dialect)
+        found = exp.to_table(name, dialect=dialect)
     except (SqlglotError, ValueError):
-        raise InputError(f"{option} {printable(name)}: is no name of a table in {dialect}") from None
+        found = exp.Table()
+    parts = {key for key, value in found.args.items() if value}
+    if not found.name or not parts <= {"this", "db", "catalog"} or not isinstance(found.this, exp.Identifier):
+        raise InputError(f"{option} {printable(name)}: is no name of a table in {dialect}")
+    return found
 
 
 def _score(code: str) -> exp.Expr:

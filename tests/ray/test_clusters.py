@@ -49,7 +49,8 @@ def wait_for_room(address: str, *asked: tuple[float, float]) -> list[str]:
     return [line for line in done.stdout.splitlines() if line.startswith(("waiting:", "error:", "room"))]
 
 
-@pytest.mark.parametrize("version", [2, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("version", [1, 2])
 def test_a_node_that_may_come_is_waited_for_and_one_that_never_will_is_refused(version: int, tmp_path: Path) -> None:
     with autoscaling_head(tmp_path, version, {"resources": {"CPU": 2, "GPU": 1}}) as address:
         never, waiting, room, again = wait_for_room(address, (4, 3), (1, 120), (1, 3))
@@ -199,3 +200,13 @@ def poll(condition: Callable[[], object], seconds: float = 120) -> None:
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.2)
+
+
+def test_what_a_cluster_does_is_said_in_words() -> None:
+    from confscore.pipeline.room import Coming
+
+    assert not Coming()
+    assert str(Coming({"spot": 2, "large": 1})) == "starting 1 large, 2 spot"
+    both = Coming({"large": 1}, {"spot": "InsufficientInstanceCapacity", "old": ""})
+    assert both
+    assert str(both) == "starting 1 large and asking in vain for old, spot (InsufficientInstanceCapacity)"

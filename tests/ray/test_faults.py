@@ -66,6 +66,7 @@ def test_a_job_on_four_nodes_survives_nodes_drivers_and_the_whole_cluster(tmp_pa
     assert nodes.added > 0
 
 
+@pytest.mark.slow
 @pytest.mark.vllm
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:Unclosed context:ResourceWarning")  # vLLM's own
 def test_a_job_whose_engine_process_is_killed_gives_the_same_scores(tmp_path: Path) -> None:

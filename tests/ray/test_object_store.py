@@ -105,6 +105,7 @@ def committed(store: Store, output: str, job: Job, documents: int) -> None:
         assert secret not in job.log.read_text()
 
 
+@pytest.mark.slow
 def test_a_killed_job_in_a_stumbling_store_goes_on_and_has_every_document_once(
     store: Store, proxy: Proxy, tmp_path: Path
 ) -> None:

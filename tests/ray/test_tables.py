@@ -20,7 +20,7 @@ pytestmark = pytest.mark.ray
 table_catalog.configure()
 
 
-@pytest.mark.parametrize("kind", ["iceberg", "delta"])
+@pytest.mark.parametrize("kind", ["delta", pytest.param("iceberg", marks=pytest.mark.slow)])
 def test_a_job_ends_in_a_table(ray_here: None, settings: dict, tmp_path: Path, kind: str) -> None:
     from ray import cloudpickle
 
