@@ -1,6 +1,6 @@
 """What a changed threshold costs: DuckDB on the view of ``confscore sql``, and ``confscore apply`` on a large table.
 
-Writes score tables with random scores, then asks DuckDB for every flag of the smaller one under changing thresholds, and
+Writes score tables with random scores, then asks DuckDB for all flags of the smaller one under changing thresholds, and
 flags every row of the larger one in a process of its own, whose peak memory is printed.
 
 ``python benchmarks/thresholds.py --rows 2000000 --apply-rows 10000000``
