@@ -18,13 +18,13 @@ from confscore import decisions
 from confscore.corpus.files import resolve
 from confscore.decisions import How, decide_batch
 from confscore.errors import InputError, TableError
+from confscore.population import row_batches
 from confscore.rows import BoolArray, FloatArray
 from confscore.rules import Rule
 from confscore.score_table import PROVENANCE_KEY, open_table, provenance_of
 from confscore.words import one_line
 
 RULES_KEY = b"confscore.rules"
-_ROWS_AT_ONCE = 1 << 16
 _ROWS_A_GROUP = 1 << 18
 
 
@@ -126,26 +126,18 @@ def _schema(rules: Sequence[Rule], probabilities: bool) -> pa.Schema:
 def _batches(
     table: pds.Dataset, scores: str, rules: Sequence[Rule], how: How | None, run: str | None
 ) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of a table with what decides about them, with little read ahead."""
+    """Yield the rows of a table with what decides about them."""
     wanted = decisions.COLUMNS if how else tuple(f"p_{rule.code}" for rule in rules)
     columns = list(dict.fromkeys(["doc_id", "run_id", "status", *wanted]))
     missing = [name for name in columns if name not in table.schema.names]
     if missing:
         hint = "; it is written with scoring.top_answers" if missing[0] == "top_answers" else ""
         raise TableError(f"{scores}: has no column {missing[0]}{hint}")
-    chosen = None if run is None else pds.field("run_id") == run
-    scanner = table.scanner(
-        columns=columns, filter=chosen, batch_size=_ROWS_AT_ONCE, batch_readahead=2, fragment_readahead=1
-    )
+    chosen = pc.scalar(True) if run is None else pds.field("run_id") == run
     quiet = not sys.stderr.isatty()
     try:
-        yield from track(
-            (batch for batch in scanner.to_batches() if batch.num_rows),
-            "flagging",
-            console=Console(stderr=True),
-            transient=True,
-            disable=quiet,
-        )
+        batches = row_batches(table, columns, chosen)
+        yield from track(batches, "flagging", console=Console(stderr=True), transient=True, disable=quiet)
     except (OSError, pa.ArrowException) as error:
         raise TableError(f"{scores}: cannot be read: {one_line(str(error))}") from None
 

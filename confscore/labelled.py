@@ -13,6 +13,7 @@ import pyarrow.dataset as pds
 from confscore.errors import InputError, TableError
 from confscore.identity import identity_of, refuse_others
 from confscore.labels import read_labels
+from confscore.population import row_batches
 from confscore.rows import BoolArray, FloatArray
 from confscore.score_table import open_table, provenance_of
 
@@ -150,7 +151,10 @@ def _read_rows(path: str, dataset: pds.Dataset, columns: list[str], run: str | N
     """Return the rows of these documents, one each, or say whose rows are too many."""
     try:
         labelled = _of_run(run) & pds.field("doc_id").isin(ids)
-        table = dataset.to_table(columns=["doc_id", "status", "run_id", *columns], filter=labelled)
+        names = ["doc_id", "status", "run_id", *columns]
+        pieces = list(row_batches(dataset, names, labelled))
+        empty = pa.schema([dataset.schema.field(name) for name in names]).empty_table()
+        table = pa.Table.from_batches(pieces) if pieces else empty
         if run is not None and not len(table) and not dataset.count_rows(filter=_of_run(run)):
             runs = sorted(dataset.to_table(columns=["run_id"])["run_id"].unique().to_pylist())
             raise TableError(f"{path}: has no run {run}; its runs are {', '.join(runs)}")

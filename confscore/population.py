@@ -115,7 +115,7 @@ def read_scored(
     if run is not None:
         chosen &= pds.field("run_id") == run
     try:
-        for batch in _batches(table, [*wanted, *names], chosen):
+        for batch in row_batches(table, [*wanted, *names], chosen):
             # A null becomes nan.
             scores = np.column_stack([batch.column(name).to_numpy(zero_copy_only=False) for name in names])
             scores = scores.astype(np.float64)
@@ -125,7 +125,7 @@ def read_scored(
         raise TableError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
 
 
-def _batches(table: pds.Dataset, columns: Sequence[str], chosen: pds.Expression) -> Iterator[pa.RecordBatch]:
+def row_batches(table: pds.Dataset, columns: Sequence[str], chosen: pds.Expression) -> Iterator[pa.RecordBatch]:
     """Yield rows, one row group in memory at a time: a scanner of the whole table reads ahead of a slow consumer."""
     for fragment in table.get_fragments(filter=chosen):
         for group in fragment.split_by_row_group(filter=chosen, schema=table.schema):

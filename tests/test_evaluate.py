@@ -6,7 +6,7 @@ import csv
 import re
 import subprocess
 import sys
-from dataclasses import astuple, replace
+from dataclasses import asdict, astuple, replace
 from pathlib import Path
 
 import numpy as np
@@ -181,6 +181,21 @@ def test_a_resample_by_weights_is_the_same_as_documents_copied(
     )
     assert astuple(by_weight) == pytest.approx(astuple(expected), nan_ok=True)
     assert not lost or np.isnan(by_weight.micro_ap)
+
+
+@given(cases())
+def test_a_weight_is_so_many_documents(case: tuple[FloatArray, BoolArray, float, np.random.Generator]) -> None:
+    scores, truth, threshold, rng = case
+    times = rng.integers(1, 4, len(scores))
+    copies = (np.repeat(each, times, axis=0) for each in (scores, truth))
+    weighted, copied = Sample(scores, truth, threshold, times.astype(np.float64)), Sample(*copies, threshold)
+    found = [(asdict(weighted.measure()), asdict(copied.measure()))]
+    found += [(asdict(weighted.category(j, "")), asdict(copied.category(j, ""))) for j in range(scores.shape[1])]
+    # Bins are cut by documents, positives are counted, and of several best thresholds that are as good any will do.
+    left_out = {"ece", "code", "positives", "best_threshold", *THRESHOLDS}
+    for left, right in found:
+        names = sorted(set(left) - left_out)
+        assert [left[name] for name in names] == pytest.approx([right[name] for name in names], nan_ok=True)
 
 
 @given(cases())
