@@ -399,6 +399,7 @@ def test_a_run_is_remembered_when_its_snapshot_has_expired(tmp_path: Path) -> No
     assert lake.read().num_rows == 80
 
 
+@pytest.mark.slow
 @BOTH
 def test_tables_lie_in_object_stores_too(tmp_path: Path, kind: str) -> None:
     here, lake = Lake(tmp_path, kind), Lake(tmp_path, kind)

@@ -176,7 +176,8 @@ def test_ray_job_submit(
     assert not list((tmp_path / "other").glob("**/*.parquet"))
 
 
-@pytest.mark.parametrize("how", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_job_says_so_and_publishes_nothing(
     settings: dict, write_config, tmp_path: Path, how: signal.Signals
 ) -> None:
