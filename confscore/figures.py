@@ -66,6 +66,8 @@ def _draw_reliability(axes: Axes, evaluation: Evaluation) -> None:
     # axes still have room for a bin without any true label.
     axes.set_xscale("symlog", linthresh=_LINEAR_BELOW, linscale=0.5)
     axes.set_yscale("symlog", linthresh=_LINEAR_BELOW, linscale=0.5)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:g}")  # those of such an axis are formulas, which are shown as they are spelled
     diagonal = np.append(0, np.geomspace(_LINEAR_BELOW, 1))
     axes.plot(diagonal, diagonal, color="0.6", linewidth=0.8, linestyle="--")
     axes.plot(evaluation.bin_score, evaluation.bin_share, color="C0", marker="o", markersize=4, linewidth=0)

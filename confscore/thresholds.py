@@ -143,7 +143,7 @@ def recall_at_least(
     """
     order = np.argsort(scores[truth], kind="stable")
     found = scores[truth][order]
-    needed = smallest_sample(target, confidence)
+    needed: int | None = smallest_sample(target, confidence)
     size = len(found)
     if not size:
         return Abstained("no positive label", needed)
@@ -151,15 +151,29 @@ def recall_at_least(
         k = int(binom.ppf(1 - confidence, size, 1 - target))
     else:
         weight = weights[truth][order]
-        heavy = np.append(weight.max(), weight)
         k = 0
-        while k < size and lower_bound(np.append(False, found >= found[k]), heavy, confidence) >= target:
+        while k < size and _bound_with_one_missed(found >= found[k], weight, confidence) >= target:
             k += 1
-        needed = math.ceil(needed * size / effective_size(weight))
+        needed = _positives_for_recall(weight, target, confidence)
     if not k:
-        more = max(needed - size, 1)
-        return Abstained(f"{size} positive labels cannot show a recall of {target:g} at {confidence:.0%}", more)
+        more = None if needed is None else max(needed - size, 1)
+        return Abstained(f"too few labels to show a recall of {target:g} at {confidence:.0%}", more)
     return Chosen(float(found[k - 1]))
+
+
+def _bound_with_one_missed(above: BoolArray, weights: FloatArray, confidence: float) -> float:
+    return lower_bound(np.append(above, False), np.append(weights, weights.max()), confidence)
+
+
+def _positives_for_recall(weights: FloatArray, target: float, confidence: float) -> int | None:
+    """Return how many positives with such weights would show that the smallest of their scores has the recall."""
+    size = len(weights)
+    while size < _MOST_LABELS // 10:
+        more = np.resize(weights, size)
+        if _bound_with_one_missed(np.ones(size, dtype=np.bool_), more, confidence) >= target:
+            return size
+        size = math.ceil(size * 1.1)
+    return None
 
 
 def share_interval(truth: BoolArray, weights: FloatArray, confidence: float) -> tuple[float, float, float]:

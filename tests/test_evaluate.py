@@ -198,6 +198,15 @@ def test_a_weight_is_so_many_documents(case: tuple[FloatArray, BoolArray, float,
         assert [left[name] for name in names] == pytest.approx([right[name] for name in names], nan_ok=True)
 
 
+def test_the_calibration_error_of_a_category_is_weighted() -> None:
+    scores, truth = np.full((4, 1), 0.5), np.array([[1], [0], [0], [0]], dtype=bool)
+    weights = np.array([5.0, 1.0, 1.0, 1.0])
+    sample = Sample(scores, truth, 0.5, weights)
+    assert sample.category(0, "A").ece == pytest.approx(1 / 8)
+    assert sample.measure().ece == pytest.approx(1 / 8)
+    assert [each.tolist() for each in sample.reliability()] == [[0.5], [5 / 8]]
+
+
 @given(cases())
 def test_bins_are_of_equal_mass_and_never_part_equal_scores(
     case: tuple[FloatArray, BoolArray, float, np.random.Generator],

@@ -124,7 +124,7 @@ def test_a_fit_says_what_it_rests_on_and_is_read_back_equal(tmp_path: Path, file
     model = found.model
     (tmp_path / "model.json").write_text(model.dump())
     assert load_model(str(tmp_path / "model.json")) == model
-    _, _, truth = world()
+    _, probs, truth = world()
     assert [each.positives for each in model.categories] == truth.sum(axis=0).tolist()
     assert {each.positives + each.negatives for each in model.categories} == {DOCUMENTS}
     assert (model.labels.documents, model.scores.documents, model.scores.runs) == (DOCUMENTS, DOCUMENTS, ("run-1",))
@@ -137,8 +137,11 @@ def test_a_fit_says_what_it_rests_on_and_is_read_back_equal(tmp_path: Path, file
     assert second.flagged_at_most is not None
     assert third.outcome == "abstained"
     assert (third.threshold, third.more_positives) == (None, 500 - third.positives)
-    for each in (first, second):
+    for j, each in enumerate((first, second)):
         assert each.threshold == np.float32(each.threshold)
+        assert each.recall is not None
+        flagged = probs[:, j].astype(np.float32) >= each.threshold
+        assert each.recall.value == pytest.approx((flagged & truth[:, j]).sum() / truth[:, j].sum(), abs=1e-9)
     assert model.quality.after.log_loss < model.quality.before.log_loss
     assert model.quality.after.ece < model.quality.before.ece
     quality = model.quality.before
@@ -254,6 +257,8 @@ def test_weights_of_the_same_hash_are_the_same_model_whatever_they_are_called() 
     known = identity_of(PROVENANCE.model_copy(update={"model_hash": "abc", "model": "here"}))
     other = identity_of(PROVENANCE.model_copy(update={"model_hash": "abc", "model": "there"}))
     refuse_others("x", known, "y", other)
+    with pytest.raises(TableError, match="other normalization: global"):
+        refuse_others("x", known, "y", other.model_copy(update={"normalization": "raw"}))
     with pytest.raises(TableError, match="other model: here"):
         refuse_others("x", known, "y", identity_of(PROVENANCE.model_copy(update={"model": "there"})))
 
