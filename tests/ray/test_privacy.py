@@ -23,7 +23,7 @@ from confscore.scorer import Scorer
 pytestmark = pytest.mark.ray
 
 SECRET = "xyzzy-5ecret-plugh"
-LANGUAGES = ("../../outside", "a\0b", "/tmp/x", "..")
+LANGUAGES = ("../../outside", "a\0b", "/etc/x", "..")
 
 
 class TellingPrompter(Prompter):
