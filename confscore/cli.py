@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
-from enum import IntEnum
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
 from confscore import console, supervise
+from confscore.cli_common import (
+    DebugOption,
+    Exit,
+    IdColumnOption,
+    LabelColumnOption,
+    LabelsOption,
+    PiColumnOption,
+    RunOption,
+    ScoresOption,
+    plain_errors,
+)
 from confscore.cli_offline import apply, fit, sql
 from confscore.cli_sample import sample
 from confscore.config import Config, ModelConfig, dump, load, read_model
-from confscore.corpus.stores import failed_store
-from confscore.errors import ConfigError, ConfscoreError
+from confscore.errors import ConfigError
 from confscore.guards import REGISTRY, resolve
-from confscore.run_log import LogFormat, RunLog, open_log, say_failed
+from confscore.run_log import LogFormat, RunLog, open_log
 from confscore.verify import verify as verify_table
-from confscore.words import unexpected
-
-
-class Exit(IntEnum):
-    """What an exit code says to a scheduler."""
-
-    DONE = 0
-    DONE_WITH_FAILURES = 1
-    BAD_INPUT = 2
-    FAILED = 3
-
 
 app = typer.Typer(
     help="Calibrated per-category probabilities from generative guard models, at corpus scale.",
@@ -45,7 +40,6 @@ SetOption = Annotated[
     Optional[list[str]],  # noqa: UP045 - typer reads this form on every version
     typer.Option("--set", metavar="KEY=VALUE", help="Override one key, such as scoring.tolerance=0.001."),
 ]
-DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
 
 @app.command()
@@ -142,22 +136,16 @@ def demo(
 
 @app.command()
 def evaluate(
-    scores: Annotated[str, typer.Option(help="A score table: the output.path of the runs that wrote it.")],
-    labels: Annotated[str, typer.Option(help="A Parquet, CSV or JSONL file with a row for each labelled document.")],
-    id_column: Annotated[str, typer.Option(help="The label file's column of document ids.")] = "doc_id",
-    label_column: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="Its column of lists of category codes; without it, one 0/1 column for each code."),
-    ] = None,
+    scores: ScoresOption,
+    labels: LabelsOption,
+    id_column: IdColumnOption = "doc_id",
+    label_column: LabelColumnOption = None,
     estimator: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Option(help="Evaluate only this estimator, such as marginal; may be repeated."),
     ] = None,
-    pi_column: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="Its column of inclusion probabilities; by default inclusion_probability, if it is there."),
-    ] = None,
-    run: Annotated[Optional[str], typer.Option(help="Take the rows of this run only.")] = None,  # noqa: UP045
+    pi_column: PiColumnOption = None,
+    run: RunOption = None,
     threshold: Annotated[float, typer.Option(help="A score of at least this is a prediction.")] = 0.5,
     bootstrap: Annotated[int, typer.Option(min=0, help="Resamples for the intervals; 0 for no intervals.")] = 200,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the resamples.")] = 0,
@@ -223,30 +211,3 @@ def main() -> None:
 def _verdict(config: Config, errors: int, read: int) -> Exit:
     too_many = errors > config.scoring.error_fraction_allowed * read
     return Exit.DONE_WITH_FAILURES if too_many else Exit.DONE
-
-
-@contextmanager
-def plain_errors(debug: bool, log_format: LogFormat = "text") -> Iterator[None]:
-    """Turn errors into one sentence and an exit status."""
-    try:
-        yield
-    except (typer.Exit, typer.Abort):
-        raise
-    except (Exception, KeyboardInterrupt) as error:
-        sentence, status = _said_of(error)
-        if debug:
-            traceback.print_exc()
-        say_failed(log_format, sentence, status)
-        raise typer.Exit(status) from None
-
-
-def _said_of(error: BaseException) -> tuple[str, int]:
-    """Return an error in one sentence, and the exit status that it means."""
-    error = failed_store(error) or error
-    match error:
-        case ConfscoreError():
-            return str(error), error.exit_code
-        case KeyboardInterrupt():
-            return supervise.INTERRUPTED, Exit.FAILED
-        case _:  # a scheduler must not take a fault of ours for "done with failed rows"
-            return f"{unexpected(error)}; --debug shows more", Exit.FAILED

@@ -9,37 +9,36 @@ from typing import TYPE_CHECKING, Annotated, Literal, Optional
 import typer
 
 from confscore import console
+from confscore.cli_common import (
+    DebugOption,
+    Exit,
+    IdColumnOption,
+    LabelColumnOption,
+    LabelsOption,
+    PiColumnOption,
+    RunOption,
+    ScoresOption,
+    ThresholdOption,
+    plain_errors,
+)
 
 if TYPE_CHECKING:
     from confscore.rules import Rule
 
-ScoresOption = Annotated[str, typer.Option(help="A score table: the output.path of the runs that wrote it.")]
-RunOption = Annotated[Optional[str], typer.Option(help="Take the rows of this run only.")]  # noqa: UP045
 ModelOption = Annotated[Optional[str], typer.Option(help="The JSON that confscore fit wrote.")]  # noqa: UP045
-ThresholdOption = Annotated[
-    Optional[list[str]],  # noqa: UP045 - typer reads this form on every version
-    typer.Option(metavar="[CODE=]P", help="Flag where the score is at least P, whatever a fit says; may be repeated."),
-]
-DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
 
 def fit(
     scores: ScoresOption,
-    labels: Annotated[str, typer.Option(help="A Parquet, CSV or JSONL file with a row for each labelled document.")],
+    labels: LabelsOption,
     out: Annotated[str, typer.Option(help="Where the result goes, as JSON.")],
     policy: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="A YAML file: how to calibrate, and by what rule to choose; by default the best F1."),
     ] = None,
-    id_column: Annotated[str, typer.Option(help="The label file's column of document ids.")] = "doc_id",
-    label_column: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="Its column of lists of category codes; without it, one 0/1 column for each code."),
-    ] = None,
-    pi_column: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="Its column of inclusion probabilities; by default inclusion_probability, if it is there."),
-    ] = None,
+    id_column: IdColumnOption = "doc_id",
+    label_column: LabelColumnOption = None,
+    pi_column: PiColumnOption = None,
     run: RunOption = None,
     figure: Annotated[
         Optional[Path],  # noqa: UP045
@@ -49,8 +48,6 @@ def fit(
     debug: DebugOption = False,
 ) -> None:
     """Calibrate scores on labels, and choose a threshold for each category."""
-    from confscore.cli import Exit, plain_errors  # noqa: PLC0415 - it imports this module
-
     with plain_errors(debug):
         from confscore import fit_report, fitted, fitting, reliability  # noqa: PLC0415 - SciPy takes a second
         from confscore.policy import PolicyFile, load_policy  # noqa: PLC0415
@@ -89,8 +86,6 @@ def apply(
     debug: DebugOption = False,
 ) -> None:
     """Flag the documents of a score table, and write the flags beside it."""
-    from confscore.cli import plain_errors  # noqa: PLC0415 - it imports this module
-
     with plain_errors(debug):
         from confscore import fit_report  # noqa: PLC0415 - SciPy takes a second
         from confscore.apply import apply as write_flags  # noqa: PLC0415
@@ -126,8 +121,6 @@ def sql(
     debug: DebugOption = False,
 ) -> None:
     """Print a view over a score table with calibrated probabilities and flags."""
-    from confscore.cli import plain_errors  # noqa: PLC0415 - it imports this module
-
     with plain_errors(debug):
         from confscore.sql import make_view  # noqa: PLC0415 - only this command needs it
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from confscore import console
+from confscore.cli_common import DebugOption, RunOption, ScoresOption, ThresholdOption, plain_errors
 from confscore.designs import FLOOR_SHARE, DesignName
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def sample(
-    scores: Annotated[str, typer.Option(help="A score table: the output.path of the runs that wrote it.")],
+    scores: ScoresOption,
     out: Annotated[str, typer.Option(help="The sample's file; its ending says .parquet, .csv or .jsonl.")],
     budget: Annotated[int, typer.Option(help="How many documents to draw, on average.")] = 1000,
     design: Annotated[
@@ -29,11 +30,8 @@ def sample(
         Optional[str],  # noqa: UP045 - typer reads this form on every version
         typer.Option("--model", "--fit", help="A fit: its calibration, and its thresholds."),
     ] = None,
-    threshold: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option(metavar="[CODE=]P", help="Flag from this score on; one category, or all; may be repeated."),
-    ] = None,
-    run: Annotated[Optional[str], typer.Option(help="Draw from the rows of this run only.")] = None,  # noqa: UP045
+    threshold: ThresholdOption = None,
+    run: RunOption = None,
     text: Annotated[
         bool, typer.Option("--text", help="Add texts, from the corpus in the configuration that the run left.")
     ] = False,
@@ -41,11 +39,9 @@ def sample(
         Optional[Path],  # noqa: UP045
         typer.Option(metavar="CONFIG", help="Add texts, from the corpus of this configuration file."),
     ] = None,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    debug: DebugOption = False,
 ) -> None:
     """Draw documents of a score table for human labels, each with a known probability."""
-    from confscore.cli import plain_errors  # noqa: PLC0415 - it imports this module
-
     with plain_errors(debug):
         from confscore.fitted import digest, load_model, read_file  # noqa: PLC0415 - few commands need SciPy
         from confscore.sample import Request, draw_sample  # noqa: PLC0415

@@ -9,7 +9,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from confscore.cli import plain_errors
+from confscore.cli_common import plain_errors
 from confscore.config import read_model
 from confscore.guards import resolve
 from confscore.reproduce import reproduce

@@ -16,7 +16,8 @@ import yaml
 from pyarrow import fs
 from stores import KEYS, Fault, Proxy, Store, environment, proxy_before, running_store
 
-from confscore.cli import plain_errors, run_score
+from confscore.cli import run_score
+from confscore.cli_common import plain_errors
 from confscore.config import InputConfig, load
 from confscore.corpus import formats, open_corpus, stores
 from confscore.corpus.files import find_files, refuse_changed, resolve

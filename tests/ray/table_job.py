@@ -19,7 +19,7 @@ import psutil
 import typer
 
 from confscore.automaton import AnswerAutomaton
-from confscore.cli import plain_errors
+from confscore.cli_common import plain_errors
 from confscore.config import ModelConfig, ScoringConfig, load
 from confscore.engines.base import AnswerTokens
 from confscore.engines.table import TableEngine
