@@ -190,19 +190,6 @@ def test_a_reused_process_number_is_not_its_owner(folder: Path, held: bool) -> N
     takes_at_once(folder)
 
 
-def test_a_container_of_the_same_name_is_not_taken_for_this_machine(folder: Path) -> None:
-    theirs = write_claim(folder, FIRST, host=HERE, machine="another boot", pid=os.getpid(), born="1")
-    lock = new_lock(folder)
-    taker = threading.Thread(target=lock.acquire, daemon=True)
-    taker.start()
-    poll(lambda: lock._mine.beat > 10)  # it has looked ten times
-    assert taker.is_alive()
-    assert theirs.exists()
-    age(theirs, module.LEASE_S + 5)
-    taker.join(20)
-    lock.release()
-
-
 def test_an_owner_that_slept_while_it_renewed_does_not_publish_beside_its_successor(folder: Path) -> None:
     lock = new_lock(folder)
     lock.acquire()
@@ -213,11 +200,15 @@ def test_an_owner_that_slept_while_it_renewed_does_not_publish_beside_its_succes
     lock.release()
 
 
-@pytest.mark.parametrize(("name", "held"), [(FIRST, True), (LAST, False)], ids=["held", "pending"])
+@pytest.mark.parametrize(
+    ("name", "held", "host"),
+    [(FIRST, True, "elsewhere"), (LAST, False, "elsewhere"), (FIRST, True, HERE)],
+    ids=["held", "pending", "a machine or container of this name"],
+)
 def test_an_owner_elsewhere_that_does_not_beat_loses_it_after_the_lease_only(
-    folder: Path, name: str, held: bool
+    folder: Path, name: str, held: bool, host: str
 ) -> None:
-    theirs = write_claim(folder, name, held=held)
+    theirs = write_claim(folder, name, held=held, host=host)
     age(theirs, module.LEASE_S - 30)
     lock = new_lock(folder)
     taker = threading.Thread(target=lock.acquire, daemon=True)

@@ -36,11 +36,12 @@ from confscore.pipeline.preflight import Preflight, look_through
 from confscore.pipeline.restore import checkpointing, restore
 from confscore.pipeline.room import OnWait, wait_for_room
 from confscore.pipeline.source import CorpusSource, StagedNames
-from confscore.pipeline.watch import Limits, OnProgress, watch
+from confscore.pipeline.watch import Limits, watch
 from confscore.plan import Plan, versions
 from confscore.publication import Compacted, compact, finish, plan_compactions, publish
 from confscore.rows import IntArray
 from confscore.run_folder import MANIFEST, PREPARED
+from confscore.run_log import OnProgress
 from confscore.table_formats import output_table
 
 __all__ = ["OnProgress", "OnWait", "connected", "run_plan"]

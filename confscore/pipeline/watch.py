@@ -15,9 +15,7 @@ from confscore.actor import Reports
 from confscore.config import Config
 from confscore.errors import JobError
 from confscore.manifest import NOTHING, Counts, add_counts
-
-OnProgress = Callable[[Counts, bool], None]
-"""Called with the counts so far, and with whether an engine is ready."""
+from confscore.run_log import OnProgress
 
 _POLL_S = 0.5
 _LOCK_EVERY_S = 5.0
@@ -125,7 +123,7 @@ def watch(work: Callable[[], None], progress: Any, on_progress: OnProgress, limi
 
     def look() -> None:
         told: Reports = ray.get(progress.read.remote())
-        on_progress(add_counts([before, told.counts]), told.first_ready is not None)
+        on_progress(add_counts([before, told.counts]), ready=told.first_ready is not None)
         limits.check(told)
 
     def keep_looking() -> None:

@@ -21,7 +21,7 @@ def main(target: str, seconds: str) -> None:
     """Search one target for so many seconds."""
     sys.path.insert(0, str(Path(__file__).parents[1]))
     with atheris.instrument_imports(include=INSTRUMENTED):
-        check = importlib.import_module(f"test_fuzz_{target}").check
+        check = importlib.import_module(f"fuzz_{target}").check
 
     def attempt(data: bytes) -> None:
         try:

@@ -7,10 +7,12 @@ to be interesting. What was found lies in ``corpus/<target>/``, one file an inpu
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
 import re
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +22,8 @@ from types import FrameType
 from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
 from hypothesis import strategies as st
 
+from confscore.config import InputConfig, InputFormat
+from confscore.corpus import open_corpus
 from confscore.errors import ConfscoreError
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -103,6 +107,24 @@ def limited(seconds: float = LONGEST_S) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def read_file(data: bytes, kind: InputFormat, packed: bool, rows: int, **columns: object) -> list[dict] | None:
+    """Read a file of a corpus, at most ``rows`` at a time; ``None`` where it is refused, in a sentence."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, f"a.{kind}.gz" if packed else f"a.{kind}")
+        path.write_bytes(gzip.compress(data, 1) if packed else data)
+        try:
+            corpus = open_corpus(InputConfig(path=folder, format=kind, **columns))
+            (part,) = corpus.parts
+            read = [row for table in corpus.reader.tables(part, rows) for row in table.to_pylist()]
+            assert len(read) == corpus.reader.count(part) == len(corpus.reader.id_hashes(part))
+        except ConfscoreError as error:
+            check_sentence(error)
+            return None
+    assert all((row["content"] is None) == (row["fault"] is not None) for row in read)
+    assert all(row["fault"] is None or len(row["fault"].splitlines()) == 1 for row in read)
+    return read
 
 
 def check_sentence(error: ConfscoreError) -> None:

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from heads import BIN, NO_TOKEN, free_port, head
 
 from confscore.demo.world import write_corpus
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(420)]
 
 ROOT = Path(__file__).parents[2]
-BIN = Path(sys.executable).parent
-NO_TOKEN = os.environ | {"RAY_AUTH_MODE": "disabled"}  # a token in the home folder would be demanded of everybody
 
 
 def confscore(*arguments: object, timeout: float = 300) -> subprocess.CompletedProcess[str]:
@@ -94,42 +90,12 @@ def test_an_address_at_which_nobody_listens_is_said_at_once(settings: dict, writ
     assert "no Ray cluster answers there" in done.stderr
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A head on loopback, ended by its process id and not by name: other clusters may run here."""
-    port, dashboard = free_port(), free_port()
-    where = tmp_path_factory.mktemp("r")
-    command = [BIN / "ray", "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}"]
-    command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--num-cpus=2", "--disable-usage-stats"]
-    command += [f"--dashboard-agent-listen-port={free_port()}"]  # the default one may be another cluster's
-    log = (where / "head.log").open("w")
-    process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, env=NO_TOKEN)
-    address = f"http://127.0.0.1:{dashboard}"
-    try:
-        for _ in range(90):
-            try:
-                with urllib.request.urlopen(f"{address}/api/version", timeout=2):
-                    break
-            except OSError:
-                assert process.poll() is None, (where / "head.log").read_text()
-                time.sleep(1)
-        else:
-            pytest.fail(f"the head did not come up: {(where / 'head.log').read_text()}")
-        yield address
-    finally:
-        process.terminate()  # it ends its children itself, unless they get the signal too
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(30)
-        log.close()
+def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a running head's dashboard, where jobs are submitted."""
+    port = free_port()
+    with head(tmp_path_factory.mktemp("r"), "--dashboard-host=127.0.0.1", f"--dashboard-port={port}"):
+        yield f"http://127.0.0.1:{port}"
 
 
 def submit(address: str, config: Path) -> subprocess.CompletedProcess[str]:
@@ -158,21 +124,21 @@ def exit_code(address: str, output: str, monkeypatch: pytest.MonkeyPatch) -> int
 
 
 def test_ray_job_submit(
-    head: str, settings: dict, write_config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dashboard: str, settings: dict, write_config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_corpus(tmp_path / "corpus", 40, seed=9)
-    done = submit(head, write_config(settings))
+    done = submit(dashboard, write_config(settings))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Scored 40 documents" in done.stdout
-    assert exit_code(head, done.stdout, monkeypatch) == 0
+    assert exit_code(dashboard, done.stdout, monkeypatch) == 0
     assert sum(pq.read_metadata(path).num_rows for path in (tmp_path / "scores").rglob("*.parquet")) == 40
 
     settings["model"]["engine_args"] = {"dtype": "float33"}
     settings["output"]["path"] = str(tmp_path / "other")
-    failed = submit(head, write_config(settings))
+    failed = submit(dashboard, write_config(settings))
     assert failed.returncode != 0
     assert "float33" in failed.stdout
-    assert exit_code(head, failed.stdout, monkeypatch) == 3
+    assert exit_code(dashboard, failed.stdout, monkeypatch) == 3
     assert not list((tmp_path / "other").glob("**/*.parquet"))
 
 

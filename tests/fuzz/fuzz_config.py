@@ -6,14 +6,11 @@ import tempfile
 from pathlib import Path
 
 import harness
-import pytest
 import yaml
 from hypothesis import strategies as st
 
 from confscore.config import Config, dump, load, parse
 from confscore.errors import ConfscoreError
-
-TARGET = "config"
 
 
 def check(data: bytes) -> None:
@@ -113,14 +110,3 @@ scraps = st.sampled_from(
 )
 soup = st.lists(st.one_of(marks, scraps, st.binary(max_size=3)), max_size=30).map(b"".join)
 inputs = st.one_of(trees(), overrides(), soup)
-
-
-@pytest.mark.parametrize("path", harness.found(TARGET), ids=lambda path: path.name)
-def test_what_was_found_holds(path: Path) -> None:
-    with harness.limited():
-        check(path.read_bytes())
-
-
-@pytest.mark.fuzz
-def test_whatever_comes_holds() -> None:
-    harness.search(TARGET, check, inputs)

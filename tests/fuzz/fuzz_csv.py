@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import json
 import re
-import tempfile
-from pathlib import Path
 
 import harness
-import pytest
 from hypothesis import strategies as st
 
-from confscore.config import InputConfig
-from confscore.corpus import open_corpus
-from confscore.errors import ConfscoreError
-
-TARGET = "csv"
 SETTINGS: tuple[dict, ...] = (
     {},
     {"id_column": "id"},
@@ -40,24 +31,10 @@ def check(data: bytes) -> None:
         if expected is None:
             return
         rest = written(expected, ("\n", "\r\n", "\r")[number // 4 % 3])
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "a.csv.gz" if packed else "a.csv")
-        path.write_bytes(gzip.compress(rest, 1) if packed else rest)
-        try:
-            corpus = open_corpus(InputConfig(path=folder, format="csv", **settings))
-            (part,) = corpus.parts
-            tables = list(corpus.reader.tables(part, size))
-            ids = list(corpus.reader.id_hashes(part))
-            count = corpus.reader.count(part)
-        except ConfscoreError as error:
-            harness.check_sentence(error)
-            if expected is not None:
-                raise AssertionError("a good file is refused") from error
-            return
-    rows = [row for table in tables for row in table.to_pylist()]
-    assert len(rows) == count == len(ids)
-    assert all((row["content"] is None) == (row["fault"] is not None) for row in rows)
-    assert all(row["fault"] is None or len(row["fault"].splitlines()) == 1 for row in rows)
+    rows = harness.read_file(rest, "csv", packed, size, **settings)
+    if rows is None:
+        assert expected is None, "a good file is refused"
+        return
     assert len({row["row_key"] for row in rows}) == len(rows)
     if b'"' not in rest:
         lines = re.split(rb"\r\n|\r|\n", rest.removeprefix(b"\xef\xbb\xbf"))
@@ -141,14 +118,3 @@ soup = st.builds(
     st.lists(st.one_of(scraps, scraps, st.binary(max_size=3)), max_size=20),
 ).filter(lambda data: data[1:2] != b"=")
 inputs = st.one_of(from_cells, soup)
-
-
-@pytest.mark.parametrize("path", harness.found(TARGET), ids=lambda path: path.name)
-def test_what_was_found_holds(path: Path) -> None:
-    with harness.limited():
-        check(path.read_bytes())
-
-
-@pytest.mark.fuzz
-def test_whatever_comes_holds() -> None:
-    harness.search(TARGET, check, inputs)

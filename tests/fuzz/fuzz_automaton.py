@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
-import harness
 import oracle
 import pytest
 from hypothesis import assume
@@ -14,8 +12,6 @@ from test_automaton import END, build, check_flags, check_language, guards, voca
 
 from confscore.errors import GuardError
 from confscore.guards import Guard
-
-TARGET = "automaton"
 
 
 def check(data: bytes) -> None:
@@ -51,12 +47,4 @@ def cases(draw: st.DrawFn) -> bytes:
     return json.dumps(case).encode()
 
 
-@pytest.mark.parametrize("path", harness.found(TARGET), ids=lambda path: path.name)
-def test_what_was_found_holds(path: Path) -> None:
-    with harness.limited():
-        check(path.read_bytes())
-
-
-@pytest.mark.fuzz
-def test_whatever_comes_holds() -> None:
-    harness.search(TARGET, check, cases())
+inputs = cases()
