@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,15 +38,10 @@ def head(
     command += [f"--dashboard-agent-listen-port={free_port()}", *options]
     log = where / "head.log"
     env = NO_TOKEN | {"RAY_raylet_start_wait_time_s": "120"} | dict(environment or {})
-    with log.open("w") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True, env=env)
+    process = _launch(command, log, env)
     family: list[psutil.Process] = []
     try:
-        end = time.monotonic() + 120
-        while _UP not in log.read_text():
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < end, log.read_text()
-            time.sleep(0.2)
+        _wait_until_up(process, log)
         yield f"127.0.0.1:{port}"
     finally:
         if process.poll() is None:
@@ -106,19 +101,25 @@ def worker(where: Path, address: str, name: str, *options: str) -> Iterator[tupl
     command += ["--min-worker-port=0", "--max-worker-port=0", f"--dashboard-agent-listen-port={free_port()}", *options]
     environment = NO_TOKEN | {"RAY_OVERRIDE_NODE_ID_FOR_TESTING": node_id, "RAY_raylet_start_wait_time_s": "120"}
     log = where / f"{name}.log"
-    with log.open("w") as out:
-        process = subprocess.Popen(
-            command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True, env=environment
-        )
+    process = _launch(command, log, environment)
     try:
-        end = time.monotonic() + 120
-        while _UP not in log.read_text():
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < end, log.read_text()
-            time.sleep(0.2)
+        _wait_until_up(process, log)
         yield node_id, process
     finally:
         family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
         for each in family:
             each.kill()
         process.wait(30)
+
+
+def _launch(command: Sequence[str | Path], log: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    with log.open("w") as out:
+        return subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True, env=environment)
+
+
+def _wait_until_up(process: subprocess.Popen[bytes], log: Path) -> None:
+    end = time.monotonic() + 120
+    while _UP not in log.read_text():
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < end, log.read_text()
+        time.sleep(0.2)
