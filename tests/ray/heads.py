@@ -48,7 +48,7 @@ def head(
             family = psutil.Process(process.pid).children(recursive=True)
         process.terminate()  # it ends its children itself, unless they get the signal too
         try:
-            process.wait(30)
+            process.wait(10)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait(30)
