@@ -144,6 +144,9 @@ def test_rows_are_sorted_by_p_max_in_lossless_compact_encodings(run: RunFolder) 
     assert all(back[f"d{i}"] == tuple(probs[i].tolist()) for i in range(500))
     footer = pq.ParquetFile(path).metadata
     assert footer.num_row_groups == 6
+    (order,) = footer.row_group(0).sorting_columns
+    assert footer.schema.names[order.column_index] == "p_max"
+    assert order.descending
     chunk = footer.row_group(0).column(footer.schema.names.index("p_S1"))
     assert chunk.compression == "ZSTD"
     assert "BYTE_STREAM_SPLIT" in chunk.encodings
