@@ -81,6 +81,8 @@ class Reports:
         Why engines were given up, as far as their actors could still say.
     peak_memory : int or None
         The largest memory of an actor with its engine, in bytes.
+    engine_seconds : float
+        For how long actors have held loaded engines, added up, until each one's last report.
     """
 
     counts: Counts = NOTHING
@@ -89,6 +91,7 @@ class Reports:
     starts: int = 0
     losses: tuple[str, ...] = ()
     peak_memory: int | None = None
+    engine_seconds: float = 0.0
 
 
 class Progress:
@@ -110,11 +113,12 @@ class Progress:
         """Note that an actor gives up its engine."""
         self._told = replace(self._told, losses=(*self._told.losses, reason))
 
-    def add(self, counts: Counts, peak_memory: int | None = None) -> None:
-        """Add counts of an actor, whose memory was at most ``peak_memory`` bytes so far."""
+    def add(self, counts: Counts, peak_memory: int | None = None, engine_seconds: float = 0.0) -> None:
+        """Add what an actor did in ``engine_seconds``; its memory was at most ``peak_memory`` bytes so far."""
         known = [peak for peak in (peak_memory, self._told.peak_memory) if peak is not None]
         counts = add_counts([self._told.counts, counts])
-        self._told = replace(self._told, counts=counts, peak_memory=max(known, default=None))
+        seconds = self._told.engine_seconds + engine_seconds
+        self._told = replace(self._told, counts=counts, peak_memory=max(known, default=None), engine_seconds=seconds)
 
     def read(self) -> Reports:
         """Return what has been told."""
@@ -130,6 +134,7 @@ class ScoringActor:
         config: Config,
         columns: Columns,
         run: RunFolder,
+        start: str,
         progress: Any,
         open_scorer: OpenScorer,
         open_meters: OpenMeters,
@@ -137,7 +142,7 @@ class ScoringActor:
         self._columns = columns
         self._schema = staged_schema(columns)
         self._run_id = run.run_id
-        self._marks = Marks(run.output, run.marks)
+        self._marks = Marks(run.output, run.marks, start)
         self._turns = Turns()
         self._progress = progress
         self._meters = open_meters(run.run_id)
@@ -162,6 +167,7 @@ class ScoringActor:
         except Exception as error:  # engines raise whatever their libraries raise
             self._failure = EngineError(f"the engine could not be started: {type(error).__name__}: {error}")
         else:
+            self._reported_at = time.monotonic()
             progress.ready.remote()
             threading.Thread(target=self._watch, args=(self._scorer,), name="watch", daemon=True).start()
 
@@ -226,8 +232,9 @@ class ScoringActor:
     def _report(self) -> None:
         """Tell the driver what has been scored; blocks share one engine, so a block's end alone is too late."""
         scores, self._unreported = self._unreported, []
-        self._reported_at = time.monotonic()
-        self._progress.add.remote(_counts(scores), peak_memory(descendants=True))
+        held_since, self._reported_at = self._reported_at, time.monotonic()
+        held = self._reported_at - held_since
+        self._progress.add.remote(_counts(scores), peak_memory(descendants=True), held)
         self._meters.queued(self._in_flight, self._scorer.waiting if self._scorer is not None else 0)
 
     def _watch(self, scorer: Scorer) -> None:

@@ -179,9 +179,11 @@ for command in (fit, apply, sql, sample):
 def run_score(config: Config, log: RunLog) -> Exit:
     """Run one job and say how it went."""
     from confscore.plan import make_plan  # noqa: PLC0415 - transformers and Ray take seconds to import
+    from confscore.publication import retire  # noqa: PLC0415
 
     plan = make_plan(config)
     if plan.done is not None:
+        retire(plan.run, plan.replaces)  # a start that died between its commit and this has left them
         log.done_before(plan.done)
         return _verdict(config, plan.done.counts.error, plan.done.counts.read)
     plan.run.write("config.yaml", dump(config))  # before anything is loaded: it shows that the output can be written

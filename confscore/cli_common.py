@@ -45,14 +45,15 @@ class Exit(IntEnum):
 
 
 @contextmanager
-def plain_errors(debug: bool, log_format: LogFormat = "text") -> Iterator[None]:
-    """Turn errors into one sentence and an exit status."""
+def plain_errors(debug: bool, log_format: LogFormat = "text", status: int | None = None) -> Iterator[None]:
+    """Turn errors into one sentence and an exit status; ``status``, where a command has one for all of them."""
     try:
         yield
     except (typer.Exit, typer.Abort):
         raise
     except (Exception, KeyboardInterrupt) as error:
-        sentence, status = _said_of(error)
+        sentence, meant = _said_of(error)
+        status = meant if status is None else status
         if debug:
             traceback.print_exc()
         say_failed(log_format, sentence, status)

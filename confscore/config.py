@@ -6,15 +6,12 @@ Unknown keys are refused with the path of the key; every key has a default excep
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import yaml
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     JsonValue,
     ValidationError,
@@ -24,6 +21,7 @@ from pydantic import (
 
 from confscore.errors import ConfigError
 from confscore.plain_yaml import NotYaml, load_yaml
+from confscore.settings import Section, read_mapping, say_problems
 from confscore.words import printable
 
 Estimator = Literal[
@@ -42,14 +40,11 @@ Fraction = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 
 
-class Section(BaseModel):
-    """A part of the configuration: frozen, and closed to unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
 class InputConfig(Section):
-    """Where the corpus is, and which columns hold ids and text."""
+    """Where the corpus is, and which columns hold ids and text.
+
+    ``where`` takes the files of some partitions only: values by the keys in their paths, such as ``date: 2026-11-22``.
+    """
 
     path: str
     format: InputFormat = "parquet"
@@ -59,6 +54,7 @@ class InputConfig(Section):
     carry_columns: tuple[str, ...] = ()
     on_bad_file: Literal["fail", "skip"] = "fail"
     follow_links: bool = False
+    where: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _one_source_of_text(self) -> Self:
@@ -169,7 +165,8 @@ class ClusterConfig(Section):
 class OutputConfig(Section):
     """Where the score table goes, and which readers find it there.
 
-    ``catalog`` names a catalog of pyiceberg's own configuration, where its address and credentials are.
+    ``catalog`` names a catalog of pyiceberg's own configuration, where its address and credentials are. With
+    ``replace_changed`` a run over files that have changed takes the place of the runs that scored them before.
     """
 
     path: str
@@ -179,6 +176,7 @@ class OutputConfig(Section):
     table: str | None = None
     rows_per_file: Count = 1_000_000
     rows_per_group: Count = 122_880
+    replace_changed: bool = False
 
     @model_validator(mode="after")
     def _iceberg_has_a_catalog(self) -> Self:
@@ -189,6 +187,8 @@ class OutputConfig(Section):
             raise ValueError(
                 "format iceberg needs catalog, a name in pyiceberg's configuration, and table, such as lake.scores"
             )
+        if self.replace_changed and self.format != "parquet":
+            raise ValueError(f"replace_changed works on Parquet files, and format is {self.format}")
         if self.table is not None and ("." not in self.table or not all(self.table.split("."))):
             raise ValueError(f"table is a namespace and a name, such as lake.scores (got {self.table})")
         return self
@@ -230,18 +230,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     ConfigError
         The file cannot be read, is not YAML, or a key is unknown, missing or out of range.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such configuration file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: the configuration file cannot be read: {error}") from None
-    try:
-        tree = load_yaml(text)
-    except NotYaml as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from None
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: a configuration is a mapping with the keys input, model and output")
+    tree = read_mapping(path, "configuration", "input, model and output")
     for override in overrides:
         _apply(tree, override)
     return parse(tree, str(path))
@@ -252,7 +241,7 @@ def parse(tree: dict[str, object], origin: str) -> Config:
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(f"{origin}: {printable(_sentence(error))}") from None
+        raise ConfigError(f"{origin}: {say_problems(error, Config)}") from None
 
 
 def dump(config: Config) -> str:
@@ -295,32 +284,3 @@ def _apply(tree: dict[str, object], override: str) -> None:
         node[leaf] = load_yaml(value)
     except NotYaml:
         raise ConfigError(f"--set {printable(override)}: {value!r} is not a YAML value") from None
-
-
-def _sentence(error: ValidationError) -> str:
-    """Say the first few problems as key: reason, with a near name for an unknown key."""
-    problems = []
-    for problem in error.errors()[:3]:
-        location = [part for part in problem["loc"] if part not in ("int", "tuple[constrained-int, constrained-int]")]
-        key = ".".join(str(part) for part in location)
-        if problem["type"] == "extra_forbidden":
-            known = _known_keys(location[:-1])
-            near = difflib.get_close_matches(str(location[-1]), known, n=1)
-            hint = f", did you mean {near[0]}?" if near else f"; known keys: {', '.join(known)}"
-            problems.append(f"{key} is not a known key{hint}")
-        elif problem["type"] == "missing":
-            problems.append(f"{key} is missing")
-        else:
-            reason = problem["msg"].removeprefix("Value error, ")
-            problems.append(f"{key}: {reason[:1].lower()}{reason[1:]} (got {problem['input']!r:.80})")
-    return "; ".join(problems)
-
-
-def _known_keys(location: Sequence[object]) -> list[str]:
-    model: type[BaseModel] = Config
-    for part in location:
-        annotation = model.model_fields[str(part)].annotation
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return []
-        model = annotation
-    return list(model.model_fields)

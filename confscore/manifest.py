@@ -128,7 +128,8 @@ class Manifest(_Record):
     """The record of one committed run.
 
     Times are UTC in ISO 8601, and those of the last start: ``scoring_seconds`` leaves its start-up out, and ``resumed``
-    rows had been scored by earlier ones.
+    rows had been scored by earlier ones. ``engine_seconds`` is for how long its actors held loaded engines, added up.
+    ``replaces`` are the runs whose place this one takes.
     """
 
     version: int = 1
@@ -138,6 +139,7 @@ class Manifest(_Record):
     startup_seconds: float
     scoring_seconds: float
     resumed: int
+    engine_seconds: float | None = None
     peak_memory: PeakMemory
     counts: Counts
     provenance: Provenance
@@ -147,6 +149,7 @@ class Manifest(_Record):
     skipped_files: tuple[SkippedFile, ...]
     output_files: tuple[OutputFile, ...]
     published_to: OutputTable = PARQUET
+    replaces: tuple[str, ...] = ()
     columns: tuple[str, ...]
     partition_by: tuple[str, ...]
 

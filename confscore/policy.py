@@ -10,22 +10,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 
 from confscore.calibration import Method
 from confscore.errors import ConfigError
-from confscore.plain_yaml import NotYaml, load_yaml
+from confscore.settings import Section, read_mapping
 from confscore.words import printable
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Confidence = Annotated[float, Field(gt=0.5, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
-
-
-class Section(BaseModel):
-    """A part of the policy: frozen, and closed to unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class MaxF1(Section):
@@ -141,16 +135,7 @@ def load_policy(path: str | Path, codes: Sequence[str]) -> PolicyFile:
     ConfigError
         The file cannot be read, is not YAML, a key is unknown, missing or out of range, or a category is unknown.
     """
-    try:
-        tree = load_yaml(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such policy file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: the policy file cannot be read: {error}") from None
-    except NotYaml as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from None
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: a policy is a mapping with the keys {', '.join(PolicyFile.model_fields)}")
+    tree = read_mapping(path, "policy", ", ".join(PolicyFile.model_fields))
     try:
         policy = PolicyFile.model_validate(tree)
     except ValidationError as error:

@@ -193,6 +193,18 @@ def finish(run: RunFolder, manifest: Manifest, table_format: TableFormat | None 
     run.clear()
 
 
+def retire(run: RunFolder, replaced: Sequence[str]) -> None:
+    """Remove runs whose place a committed one has taken. Doing it again changes nothing.
+
+    Their files go first: a manifest that is left says what to remove when it is done again.
+    """
+    for run_id in replaced:
+        old = RunFolder(run.output, run_id)
+        for folder in (old.published, old.path):
+            if run.filesystem.get_file_info(folder).type == fs.FileType.Directory:
+                run.filesystem.delete_dir(folder)
+
+
 def _inside(run: RunFolder, path: str) -> str:
     """Return a file's path below the run's part of the table."""
     return path[len(f"run={run.run_id}/") :]

@@ -172,8 +172,9 @@ def committed_before(
     columns: Sequence[str],
     partition_by: Sequence[str],
     published_to: OutputTable = PARQUET,
+    replaces: Sequence[str] = (),
 ) -> Manifest | None:
-    """Return the manifest of this very run if it is committed already.
+    """Return the manifest of this very run if it is committed already; it may share files with those it replaces.
 
     Raises
     ------
@@ -206,12 +207,38 @@ def committed_before(
                     "has one schema, so choose another output.path"
                 )
         again = paths & {file.path for file in manifest.input_files}
-        if again:
+        if again and manifest.run_id not in replaces:
             raise TableError(
                 f"output.path {output}: {manifest.run_id} has scored {min(again)} already, and the input or the "
                 "configuration have changed since; choose another output.path"
             )
     return None
+
+
+def superseded(run: RunFolder, files: Sequence[InputFile]) -> tuple[str, ...]:
+    """Return the committed runs that scored some of a run's files before; it takes their place.
+
+    Raises
+    ------
+    TableError
+        One of them scored a file, too, that still exists and is not among the run's: its documents would be lost.
+    """
+    paths = {file.path for file in files}
+    found = []
+    for manifest in read_manifests(run.output):
+        before = {file.path for file in manifest.input_files}
+        if manifest.run_id == run.run_id or not before & paths:
+            continue
+        store = resolve(manifest.input_path)[0]
+        kept = [info.path for info in store.get_file_info(sorted(before - paths)) if info.is_file]
+        if kept:
+            raise TableError(
+                f"output.path {run.output}: {manifest.run_id} has scored {min(before & paths)}, and {kept[0]} as well, "
+                "which is not in this run's input, so it cannot take that run's place (output.replace_changed); give "
+                "it all of that run's files, or choose another output.path"
+            )
+        found.append(manifest.run_id)
+    return tuple(found)
 
 
 def _refuse_foreign(run: RunFolder, manifests: Sequence[Manifest]) -> None:

@@ -20,10 +20,18 @@ VERDICT = "CONFSCORE_VERDICT_FD"
 STOPPING = b"confscore: stopping; what was scored is kept, and the same command goes on from there\n"
 INTERRUPTED = "interrupted before the run was committed; run the same command again"
 _PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)  # loaded here: between fork and exec nothing may wait for a lock of another thread
 
 
-def run_as_child(arguments: Sequence[str]) -> int | None:
+def run_as_child(arguments: Sequence[str], stdout: int | None = None) -> int | None:
     """Run ``confscore`` with arguments in a child process, passing signals on.
+
+    Parameters
+    ----------
+    arguments : sequence of str
+        Of the command line.
+    stdout : int, optional
+        The file descriptor that its standard output goes to; by default to this process's.
 
     Returns
     -------
@@ -35,8 +43,9 @@ def run_as_child(arguments: Sequence[str]) -> int | None:
         [sys.executable, "-m", "confscore", *arguments],
         env=os.environ | {VERDICT: str(speak)},
         pass_fds=(speak,),
+        stdout=stdout,
         process_group=0,  # an interrupt from a terminal reaches it once, through this process
-        preexec_fn=_end_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 - there is one thread
+        preexec_fn=_end_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 - it only calls the kernel
     )
     os.close(speak)
 
@@ -97,4 +106,4 @@ def tell_verdict(where: int, status: int) -> None:
 
 
 def _end_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -19,6 +19,7 @@ ROOT = Path(confscore.__file__).parent
 ROOMS: list[tuple[str, ...]] = [
     ("errors", "words"),
     ("rows", "plain_yaml"),
+    ("settings",),
     ("config",),
     ("guards", "gpus"),
     ("render", "token_walk", "plain_text"),

@@ -13,14 +13,14 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from confscore.marks import STRIKES, Marks, Turns, score_marked
+from confscore.marks import STARTS_A_STRIKE, STRIKES, Marks, Turns, score_marked
 from confscore.rows import Score
 
 SOON = 20.0
@@ -100,7 +100,7 @@ def left_over(marks: Marks) -> list[Path]:
 
 @pytest.fixture
 def marks(tmp_path: Path) -> Marks:
-    return Marks(str(tmp_path / "scores"), str(tmp_path / "scores.run-1" / "marks"))
+    return Marks(str(tmp_path / "scores"), str(tmp_path / "scores.run-1" / "marks"), "a")
 
 
 def test_without_deaths_nothing_is_cut_or_left_behind(marks: Marks) -> None:
@@ -117,7 +117,7 @@ def test_without_deaths_nothing_is_cut_or_left_behind(marks: Marks) -> None:
 def test_one_row_of_a_block_is_found(data: st.DataObject, rows: int) -> None:
     killer = data.draw(st.integers(0, rows - 1), "killer")
     with tempfile.TemporaryDirectory() as folder:
-        block = Block(Marks(folder, folder), rows)
+        block = Block(Marks(folder, folder, "a"), rows)
         assert_given_up(block, block.until_done(killed_by([killer])), [killer])
         assert block.alone == {killer: STRIKES}
         assert left_over(block.marks) == []
@@ -128,7 +128,7 @@ def test_one_row_of_a_block_is_found(data: st.DataObject, rows: int) -> None:
 def test_several_rows_of_a_block_are_found_one_after_the_other(data: st.DataObject, rows: int) -> None:
     killers = data.draw(st.sets(st.integers(0, rows - 1), min_size=2, max_size=min(5, rows)), "killers")
     with tempfile.TemporaryDirectory() as folder:
-        block = Block(Marks(folder, folder), rows)
+        block = Block(Marks(folder, folder, "a"), rows)
         scores = block.until_done(killed_by(killers), most_deaths=2 + len(killers) * (MOST_DEATHS - 2))
         assert_given_up(block, scores, killers)
         assert block.alone == dict.fromkeys(killers, STRIKES), "what was found once is not tried again"
@@ -140,7 +140,7 @@ def test_several_rows_of_a_block_are_found_one_after_the_other(data: st.DataObje
 def test_rows_are_not_blamed_for_deaths_from_outside(rows: int, seed: int, share: float) -> None:
     chance = random.Random(seed)
     with tempfile.TemporaryDirectory() as folder:
-        block = Block(Marks(folder, folder), rows)
+        block = Block(Marks(folder, folder, "a"), rows)
 
         def harm(start: int, end: int) -> bool:
             return block.deaths < 30 and chance.random() < share
@@ -151,6 +151,43 @@ def test_rows_are_not_blamed_for_deaths_from_outside(rows: int, seed: int, share
         assert set(blamed) <= set(unlucky), "was alone twice"
         assert_given_up(block, scores, blamed)
         assert left_over(block.marks) == []
+
+
+@given(rows=st.one_of(st.integers(1, 20), st.integers(1, 600)), starts=st.integers(0, 2 * STARTS_A_STRIKE - 1))
+@settings(max_examples=40)
+def test_no_row_is_blamed_for_a_job_that_is_ended_as_a_whole(rows: int, starts: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        block = Block(Marks(folder, folder, "0"), rows)
+        for number in range(starts):
+            with pytest.raises(Died):
+                block.work(Turns(), lambda start, end: True)
+            block.marks = replace(block.marks, start=f"{number + 1}")
+        assert_given_up(block, block.work(Turns(), lambda start, end: False), [])
+        assert block.calls == [(0, rows)], "nor is its block cut up"
+
+
+def test_a_row_that_ends_the_whole_job_every_time_is_found_in_the_end(marks: Marks) -> None:
+    block = Block(marks, 3)
+    for number in range(200):
+        try:
+            scores = block.work(Turns(), killed_by([1]))
+            break
+        except Died:
+            block.marks = replace(marks, start=f"{number}")
+    assert_given_up(block, scores, [1])
+    assert number == STARTS_A_STRIKE * (STRIKES + STRIKES), "the block, then the row"
+
+
+def test_processes_that_died_in_an_earlier_start_count(marks: Marks) -> None:
+    """An actor that is started again within a start is no end of the job."""
+    block = Block(marks, 4)
+    for _ in range(3):
+        with pytest.raises(Died):
+            block.work(Turns(), lambda start, end: True)
+    block.marks = replace(marks, start="b")
+    assert marks.found(next(Path(marks.folder).iterdir()).name) == 2
+    assert_given_up(block, block.work(Turns(), lambda start, end: False), [])
+    assert block.calls != [(0, 4)], "it is cut up at once"
 
 
 def test_a_block_of_one_row_is_not_blamed_for_what_was_in_work_beside_it(marks: Marks) -> None:

@@ -234,7 +234,7 @@ def open_corpus(config: InputConfig, carry: Sequence[str] = ()) -> Corpus:
     CorpusError
         There is no such corpus, a file is unreadable, or a column is missing or of a wrong type.
     """
-    files, ignored = find_files(config.path, config.format, follow_links=config.follow_links)
+    files, ignored = find_files(config.path, config.format, follow_links=config.follow_links, where=config.where)
     filesystem, _ = resolve(config.path)
     carried = tuple(dict.fromkeys([*config.carry_columns, *carry]))
     try:

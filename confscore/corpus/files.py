@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from urllib.parse import unquote
@@ -73,7 +73,9 @@ def resolve(path: str) -> tuple[fs.FileSystem, str]:
     return fs.LocalFileSystem(), os.path.realpath(local) if ".." in local.split("/") else os.path.abspath(local)
 
 
-def find_files(path: str, kind: InputFormat, *, follow_links: bool = False) -> tuple[list[CorpusFile], list[str]]:
+def find_files(
+    path: str, kind: InputFormat, *, follow_links: bool = False, where: Mapping[str, str] | None = None
+) -> tuple[list[CorpusFile], list[str]]:
     """List the files of a corpus.
 
     As in Hive and Spark, anything below a name that starts with ``_`` or ``.`` is not part of a data set.
@@ -86,6 +88,8 @@ def find_files(path: str, kind: InputFormat, *, follow_links: bool = False) -> t
         Decides which file names count. A single file counts under any name.
     follow_links : bool
         Whether links in a folder on a disk may lead out of it.
+    where : mapping of str to str, optional
+        Partition keys and values that a file's path has to have.
 
     Returns
     -------
@@ -105,7 +109,7 @@ def find_files(path: str, kind: InputFormat, *, follow_links: bool = False) -> t
         if info.type == fs.FileType.NotFound:
             raise CorpusError(f"input.path {path}: no such file or folder")
         if info.is_file:
-            return [_file(info, os.path.basename(root))], []
+            return _chosen(path, [_file(info, os.path.basename(root))], where), []
         if isinstance(filesystem, fs.LocalFileSystem):
             refuse_links(root, SUFFIXES[kind], follow=follow_links)
         found = filesystem.get_file_info(fs.FileSelector(root, recursive=True))
@@ -127,8 +131,19 @@ def find_files(path: str, kind: InputFormat, *, follow_links: bool = False) -> t
     if not files:
         also = f"; {len(ignored)} files of other kinds were found, such as {ignored[0]}" if ignored else ""
         raise CorpusError(f"input.path {path}: no {kind} file in it ({', '.join(SUFFIXES[kind])}){also}")
-    in_order = sorted(files, key=lambda file: file.name)
+    in_order = sorted(_chosen(path, files, where), key=lambda file: file.name)
     return [replace(file, number=number) for number, file in enumerate(in_order)], sorted(ignored)
+
+
+def _chosen(path: str, files: list[CorpusFile], where: Mapping[str, str] | None) -> list[CorpusFile]:
+    """Return the files of some partitions."""
+    wanted = (where or {}).items()
+    chosen = [file for file in files if wanted <= dict(file.partition).items()]
+    if not chosen:
+        parts = ", ".join(f"{key}={value}" for key, value in wanted)
+        example = next((file.name for file in files), "")
+        raise CorpusError(f"input.path {path}: no file's path has {parts} (input.where); {example} is one of its files")
+    return chosen
 
 
 def refuse_changed(path: str, kind: InputFormat, before: Sequence[CorpusFile]) -> None:
@@ -178,10 +193,10 @@ def _looks(file: CorpusFile) -> str:
 
 
 def _file(info: fs.FileInfo, name: str) -> CorpusFile:
-    return CorpusFile(info.path, name, info.size or 0, info.mtime_ns or 0, tuple(_hive(info.path)))
+    return CorpusFile(info.path, name, info.size or 0, info.mtime_ns or 0, tuple(hive_keys(info.path)))
 
 
-def _hive(path: str) -> Iterator[tuple[str, str | None]]:
+def hive_keys(path: str) -> Iterator[tuple[str, str | None]]:
     """Yield the ``key=value`` parts of a path's folders."""
     for part in path.split("/")[:-1]:
         key, equals, value = part.partition("=")

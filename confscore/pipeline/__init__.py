@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -37,12 +38,13 @@ from confscore.pipeline.restore import checkpointing, restore
 from confscore.pipeline.room import OnWait, wait_for_room
 from confscore.pipeline.source import CorpusSource, StagedNames
 from confscore.pipeline.watch import Limits, watch
-from confscore.plan import Plan, versions
-from confscore.publication import Compacted, compact, finish, plan_compactions, publish
+from confscore.plan import Plan
+from confscore.publication import Compacted, compact, finish, plan_compactions, publish, retire
 from confscore.rows import IntArray
 from confscore.run_folder import MANIFEST, PREPARED
 from confscore.run_log import OnProgress
 from confscore.table_formats import output_table
+from confscore.versions import versions
 
 __all__ = ["OnProgress", "OnWait", "connected", "run_plan"]
 
@@ -93,6 +95,7 @@ def run_plan(
         prepared = run.read_manifest(PREPARED)
         if prepared is not None:
             finish(run, prepared, table_format)
+            retire(run, plan.replaces)
             return prepared
         with connected(plan.config.cluster) as ours:
             wait_for_room(plan.config.cluster, ours, on_wait)
@@ -101,6 +104,7 @@ def run_plan(
             publish(run, manifest, still_ours, table_format)
         except TableError as error:  # what could be refused was refused before: now it is a failure of the job
             raise JobError(f"{error}; what was scored is kept, run the same command again") from error
+        retire(run, plan.replaces)
     return manifest
 
 
@@ -130,6 +134,7 @@ def _work(plan: Plan, on_progress: OnProgress, open_scorer: OpenScorer, still_ou
         startup_seconds=ready - started,
         scoring_seconds=scored - ready,
         resumed=len(staged),
+        engine_seconds=told.engine_seconds,
         peak_memory=PeakMemory(driver=peak_memory(descendants=False), actor=told.peak_memory),
         counts=add_counts([each.counts for each in files]) if files else NOTHING,
         provenance=plan.provenance,
@@ -139,6 +144,7 @@ def _work(plan: Plan, on_progress: OnProgress, open_scorer: OpenScorer, still_ou
         skipped_files=found.skipped,
         output_files=tuple(each.file for each in files),
         published_to=output_table(plan.config.output),
+        replaces=plan.replaces,
         columns=tuple(plan.schema.names),
         partition_by=plan.config.output.partition_by,
     )
@@ -157,11 +163,13 @@ def _score(plan: Plan, found: Preflight, staged: IntArray, progress: Any, open_s
     least, most = cluster.actor_range
     source = CorpusSource(plan.corpus.reader, parts, cluster.rows_per_block, ray.put(staged))
     context.checkpoint_config = checkpointing(plan.run)
+    start = uuid.uuid4().hex
+    constructor_args = (plan.guard, plan.config, plan.columns, plan.run, start, progress, open_scorer, RayMeters)
     try:
         rows = ray.data.read_datasource(source, override_num_blocks=max(1, len(parts)))
         scored = rows.repartition(target_num_rows_per_block=cluster.rows_per_block).map_batches(
             ScoringActor,
-            fn_constructor_args=(plan.guard, plan.config, plan.columns, plan.run, progress, open_scorer, RayMeters),
+            fn_constructor_args=constructor_args,
             batch_format="pyarrow",
             batch_size=cluster.rows_per_block,
             compute=ActorPoolStrategy(
