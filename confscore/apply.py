@@ -49,6 +49,7 @@ def apply(
     run: str | None = None,
     probabilities: bool = False,
     about: str = "",
+    table: pds.Dataset | None = None,
 ) -> Flagged:
     """Write the flags of a score table.
 
@@ -72,6 +73,8 @@ def apply(
         Add the calibrated probabilities of rules with a curve.
     about : str
         What decided, as JSON; kept in the file under the key ``confscore.rules``.
+    table : pyarrow.dataset.Dataset, optional
+        Some files of the score table, opened; by default all of them.
 
     Raises
     ------
@@ -81,7 +84,7 @@ def apply(
         The table cannot be read, or has no such run.
     """
     _check_target(scores, out)
-    table = open_table(scores)
+    table = open_table(scores) if table is None else table
     filesystem, target = resolve(out)
     metadata = {RULES_KEY: about.encode(), PROVENANCE_KEY: provenance_of(table).model_dump_json().encode()}
     schema = _schema(rules, probabilities).with_metadata(metadata)

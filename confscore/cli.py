@@ -8,6 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from confscore import console, supervise
+from confscore.cli_audit import audit
 from confscore.cli_common import (
     DebugOption,
     Exit,
@@ -172,7 +173,7 @@ def evaluate(
             console.say(f"Wrote {', '.join(str(path) for path in written)}")
 
 
-for command in (fit, apply, sql, sample):
+for command in (fit, apply, sql, sample, audit):
     app.command()(command)
 
 

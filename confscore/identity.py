@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -9,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from confscore.errors import TableError
 from confscore.manifest import Provenance
 from confscore.words import printable
+
+_HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 class Identity(BaseModel):
@@ -76,6 +79,14 @@ def refuse_others(what: str, theirs: Identity, table: str, ours: Identity) -> No
     TableError
         The message names the first thing that differs.
     """
+    found = first_difference(theirs, ours)
+    if found is not None:
+        name, old, new = found
+        raise TableError(f"{what} from scores with other {name}: {old}, where {table} has {new}")
+
+
+def first_difference(theirs: Identity, ours: Identity) -> tuple[str, str, str] | None:
+    """Return the first thing in which two kinds of scores differ: its name, and both values, in words."""
     same_weights = theirs.model_hash is not None and theirs.model_hash == ours.model_hash
     for name in Identity.model_fields:
         old, new = getattr(theirs, name), getattr(ours, name)
@@ -84,9 +95,8 @@ def refuse_others(what: str, theirs: Identity, table: str, ours: Identity) -> No
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             key = next((key for key in [*old, *new] if old.get(key) != new.get(key)), None)
             old, new = (list(old), list(new)) if key is None else (_entry(old, key), _entry(new, key))
-        raise TableError(
-            f"{what} from scores with other {name.replace('_', ' ')}: {_shown(old)}, where {table} has {_shown(new)}"
-        )
+        return name.replace("_", " "), _shown(old), _shown(new)
+    return None
 
 
 def _entry(mapping: Mapping[str, object], key: str) -> str:
@@ -94,4 +104,5 @@ def _entry(mapping: Mapping[str, object], key: str) -> str:
 
 
 def _shown(value: object) -> str:
-    return printable(f"{value}"[:120])
+    text = f"{value}"
+    return printable(f"{text[:12]}…" if _HASH.fullmatch(text) else text[:120])

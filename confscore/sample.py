@@ -84,7 +84,12 @@ class Sample:
     provenance: Provenance
 
 
-def draw_sample(request: Request, thresholds: Sequence[str] = (), model: FittedModel | None = None) -> Sample:
+def draw_sample(
+    request: Request,
+    thresholds: Sequence[str] = (),
+    model: FittedModel | None = None,
+    table: pds.Dataset | None = None,
+) -> Sample:
     """Draw a sample of a score table's documents.
 
     Parameters
@@ -96,6 +101,8 @@ def draw_sample(request: Request, thresholds: Sequence[str] = (), model: FittedM
     model : FittedModel, optional
         A fit: scores go through its curves before they count as probabilities, and its thresholds are for categories
         that have no other. Where it abstained, nothing is taken to be flagged.
+    table : pyarrow.dataset.Dataset, optional
+        Some files of the score table, opened: the sample is drawn from their documents. By default all of them.
 
     Raises
     ------
@@ -105,7 +112,7 @@ def draw_sample(request: Request, thresholds: Sequence[str] = (), model: FittedM
         The request is out of range.
     """
     _check(request)
-    table = open_table(request.scores)
+    table = open_table(request.scores) if table is None else table
     provenance = provenance_of(table)
     codes = tuple(provenance.categories)
     if model is not None:

@@ -20,6 +20,8 @@ _WIDTH = float(EDGES[1] - EDGES[0])
 _CENTRES: FloatArray = np.concatenate([[EDGES[0] - _WIDTH / 2], (EDGES[1:] + EDGES[:-1]) / 2, [EDGES[-1] + _WIDTH / 2]])
 LEAST_NIGHTS = 7
 """A band needs so many earlier nights."""
+PRIOR_NIGHTS = 10
+"""So many nights is the knowledge of a metric's own noise worth."""
 _MAD_TO_SD = 1.4826  # of a normal distribution
 
 
@@ -74,7 +76,7 @@ def normalized_wasserstein(counts: IntArray, baseline: IntArray) -> float:
     return float(distance / np.sqrt(variance))
 
 
-def upper_band(history: Sequence[float], alpha: float) -> float | None:
+def upper_band(history: Sequence[float], alpha: float, own_spread: float | None = None) -> float | None:
     """Return what the next value of a positive metric exceeds with a chance of about ``alpha``, nothing having changed.
 
     A prediction bound of the normal distribution for one further value (Hahn and Meeker 1991), on logarithms:
@@ -87,6 +89,10 @@ def upper_band(history: Sequence[float], alpha: float) -> float | None:
         The metric on earlier nights; all positive.
     alpha : float
         Between 0 and 1.
+    own_spread : float, optional
+        What the metric's logarithm varies by on its own, where that is known. It counts as so many further nights as
+        ``PRIOR_NIGHTS`` says, because a few nights say little of a spread (a moderated variance, Smyth 2004, "Linear
+        models and empirical Bayes methods"): ``s² = (k own² + n s²) / (k + n)``, with ``k + n - 1`` degrees of freedom.
 
     Returns
     -------
@@ -99,7 +105,11 @@ def upper_band(history: Sequence[float], alpha: float) -> float | None:
     count = len(logs)
     middle = float(np.median(logs))
     spread = _MAD_TO_SD * float(np.median(np.abs(logs - middle)))
-    return float(np.exp(middle + stats.t.ppf(1 - alpha, count - 1) * spread * np.sqrt(1 + 1 / count)))
+    freedom = count - 1
+    if own_spread is not None:
+        spread = float(np.sqrt((PRIOR_NIGHTS * own_spread**2 + count * spread**2) / (PRIOR_NIGHTS + count)))
+        freedom += PRIOR_NIGHTS
+    return float(np.exp(middle + stats.t.ppf(1 - alpha, freedom) * spread * np.sqrt(1 + 1 / count)))
 
 
 def _shares(counts: IntArray) -> FloatArray:
