@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pds
 import pyarrow.parquet as pq
+from pyarrow import fs
 from rich.console import Console
 from rich.progress import track
 
@@ -101,18 +104,28 @@ def apply(
                 tally.add(batch, piece)
                 writer.write_table(pa.Table.from_batches([piece]), row_group_size=_ROWS_A_GROUP)
         if not tally.rows:
-            filesystem.delete_file(f"{target}.partial")
             raise TableError(f"{scores}: has no row{'' if run is None else f' of run {run}'}, so there are no flags")
         filesystem.move(f"{target}.partial", target)
     except OSError as error:
         raise InputError(f"--out {out}: cannot be written to: {one_line(str(error))}") from None
+    finally:
+        _remove(filesystem, f"{target}.partial")
     return tally.flagged()
+
+
+def _remove(filesystem: fs.FileSystem, path: str) -> None:
+    """Remove what a refusal has left half-written."""
+    with suppress(OSError):
+        if filesystem.get_file_info(path).is_file:
+            filesystem.delete_file(path)
 
 
 def _check_target(scores: str, out: str) -> None:
     if not out.lower().endswith(".parquet"):
         raise InputError(f"--out {out}: has to end in .parquet")
-    (_, table), (_, target) = resolve(scores), resolve(out)
+    (_, table), (filesystem, target) = resolve(scores), resolve(out)
+    if isinstance(filesystem, fs.LocalFileSystem):  # a link can make two names of one folder
+        table, target = os.path.realpath(table), os.path.realpath(target)
     if f"{target}/".startswith(f"{table.rstrip('/')}/"):
         raise InputError(f"--out {out}: lies in the score table, whose readers would take it for scores; put it beside")
 
@@ -140,9 +153,20 @@ def _batches(
     quiet = not sys.stderr.isatty()
     try:
         batches = row_batches(table, columns, chosen)
-        yield from track(batches, "flagging", console=Console(stderr=True), transient=True, disable=quiet)
+        for batch in track(batches, "flagging", console=Console(stderr=True), transient=True, disable=quiet):
+            _refuse_nan(scores, batch, [name for name in wanted if name.startswith("p_")])
+            yield batch
     except (OSError, pa.ArrowException) as error:
         raise TableError(f"{scores}: cannot be read: {one_line(str(error))}") from None
+
+
+def _refuse_nan(scores: str, batch: pa.RecordBatch, names: Sequence[str]) -> None:
+    """Refuse what is no number, and no null: some readers take it for larger than every threshold."""
+    for name in names:
+        lost = pc.indices_nonzero(pc.fill_null(pc.is_nan(batch.column(name)), False))
+        if len(lost):
+            doc_id = batch.column("doc_id")[lost[0].as_py()].as_py()
+            raise TableError(f"{scores}: document {doc_id!r} has a {name} that is NaN; score it again")
 
 
 def _scores(batch: pa.RecordBatch, code: str) -> FloatArray:

@@ -63,7 +63,7 @@ def fit(
         for line in fit_report.describe(found.model):
             console.say(line)
         console.console().print(fit_report.quality_table(found.model), fit_report.threshold_table(found.model))
-        for line in fit_report.warnings(found.model):
+        for line in [*fit_report.doubts(found.model, found.weights), *fit_report.warnings(found.model)]:
             console.say(line)
         console.say(f"Wrote {out}{'' if figure is None else f' and {figure}'}")
         if found.model.abstained:
@@ -122,9 +122,28 @@ def sql(
 ) -> None:
     """Print a view over a score table with calibrated probabilities and flags."""
     with plain_errors(debug):
+        from confscore.score_table import open_table  # noqa: PLC0415
         from confscore.sql import make_view  # noqa: PLC0415 - only this command needs it
 
-        console.say(make_view(_rules(scores, model, threshold or []), name, dialect, table, scores))
+        rules = _rules(scores, model, threshold or [])
+        known = () if scores is None else tuple(open_table(scores).schema.names)
+        if scores is not None and table is None:
+            _refuse_formats(scores)
+        console.say(make_view(rules, name, dialect, table, scores, known))
+
+
+def _refuse_formats(scores: str) -> None:
+    """Refuse a view over the files of an Iceberg or Delta Lake table, whose maintenance leaves rows in two of them."""
+    from confscore.errors import InputError  # noqa: PLC0415
+    from confscore.manifest import PARQUET  # noqa: PLC0415
+    from confscore.run_folder import read_manifests  # noqa: PLC0415
+
+    kinds = {manifest.published_to.format for manifest in read_manifests(scores)} - {PARQUET.format}
+    if kinds:
+        raise InputError(
+            f"{scores}: is a table of {' and '.join(sorted(kinds))}, and a view over its files may have rows twice; "
+            "name the table as the engine knows it with --table"
+        )
 
 
 def _rules(scores: str | None, model: str | None, thresholds: Sequence[str]) -> tuple[Rule, ...]:

@@ -45,6 +45,7 @@ from confscore.intervals import count_bounds, linearized, mean_of
 from confscore.metrics import CONFIDENCE
 from confscore.population import Totals
 from confscore.rows import BoolArray, FloatArray
+from confscore.weights import documents_of
 
 STATISTICS = ("prevalence", "precision", "recall", "f1")
 
@@ -146,14 +147,11 @@ def estimate(
         if name != "prevalence"
     }
     positives = int(truth.sum())
-    weights = 1 / inclusion
-    whole = float(weights.sum())
-    factor = float(np.exp(5 * np.sqrt((weights * (weights - 1)).sum()) / whole))
     return Estimates(
         found,
         Quality(positives, **micro),
         Quality(positives, prevalence=micro["prevalence"], **macro),
-        Estimate(whole, whole / factor, whole * factor),
+        Estimate(*documents_of(1 / inclusion)),
     )
 
 

@@ -6,6 +6,8 @@ from rich.table import Table
 
 from confscore.apply import Flagged
 from confscore.fitted import BeforeAfter, FittedCategory, FittedModel, Interval
+from confscore.rows import FloatArray
+from confscore.weights import documents_of
 from confscore.words import printable
 
 
@@ -63,6 +65,27 @@ def warnings(model: FittedModel) -> list[str]:
             more = "" if each.more_positives is None else f"; about {each.more_positives:,} more would suffice"
             lines.append(f"{each.code}: no threshold, {each.positives:,} positive labels: {each.reason}{more}")
     return lines
+
+
+def doubts(model: FittedModel, weights: FloatArray | None) -> list[str]:
+    """Return a line where a weighted sample does not stand for the score table, as ``evaluate`` refuses it then.
+
+    Parameters
+    ----------
+    model : FittedModel
+    weights : float array, shape (n,), or None
+        How many documents each labelled one stands for.
+    """
+    if weights is None:
+        return []
+    value, low, high = documents_of(weights)
+    if low <= model.scores.documents <= high:
+        return []
+    return [
+        f"By their inclusion probabilities the labelled documents stand for {value:,.0f} documents, and the score "
+        f"table has {model.scores.documents:,}. Label all documents of the sample, and choose the run it was drawn "
+        "from with --run; nothing is guaranteed for the others."
+    ]
 
 
 def flag_table(flagged: Flagged) -> Table:

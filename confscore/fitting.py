@@ -17,7 +17,7 @@ from rich.progress import track
 from confscore import calibration
 from confscore.choosing import Labels, Population, choose, survey
 from confscore.curves import EPS
-from confscore.errors import TableError
+from confscore.errors import InputError, TableError
 from confscore.fitted import (
     BeforeAfter,
     FittedCategory,
@@ -98,6 +98,11 @@ def fit(scores: str, labels: LabelFile, policy: PolicyFile, run: str | None = No
     if wrong.size:
         doc_id = labelled.table["doc_id"][int(wrong[0, 0])].as_py()
         raise TableError(f"{scores}: p_{codes[wrong[0, 1]]} of document {doc_id!r} is no probability in [0, 1]")
+    if len(truth) < 2:
+        raise InputError(
+            f"{labels.path}: labels one scored document; calibration is measured on labels that it has not seen, so a "
+            "fit needs two at the very least"
+        )
     fitted = calibration.fit(raw, truth, weights, policy.calibration)
     before = np.clip(raw, EPS, 1 - EPS)
     after = calibration.predict_out_of_fold(raw, truth, weights, policy.calibration, fitted.scales, seed=seed)

@@ -126,8 +126,21 @@ def label_scores(
         failed=failed,
         unlabelled=scored - int(found.sum()),
         unscored=len(label_ids) - len(table),
-        weights=None if truth.inclusion is None else 1 / truth.inclusion[found],
+        weights=None if truth.inclusion is None else _weights(labels, truth.inclusion[found], scored),
     )
+
+
+def _weights(path: str, inclusion: FloatArray, scored: int) -> FloatArray | None:
+    """Return one over the inclusion probabilities; ``None`` where all documents are labelled for certain."""
+    if (inclusion < 1).any():
+        return 1 / inclusion
+    if len(inclusion) < scored:
+        raise InputError(
+            f"{path}: {len(inclusion):,} of {scored:,} scored documents are labelled, each with an inclusion "
+            "probability of 1, which says that all have to be; label the others, choose the run they were drawn from "
+            "with --run, or leave the column out if each had the same chance"
+        )
+    return None
 
 
 def find_estimators(schema: pa.Schema, codes: Sequence[str]) -> dict[str, str]:

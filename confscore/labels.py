@@ -61,7 +61,7 @@ class LabelTable:
     truth : bool array, shape (n, N)
         ``truth[i, j]``: document i has category j.
     inclusion : float array, shape (n,), or None
-        ``inclusion[i] = Pr(document i was drawn for labelling)``; ``None`` where all had the same chance.
+        ``inclusion[i] = Pr(document i was drawn for labelling)``; ``None`` where all had the same chance below 1.
     drawn_from : Identity, optional
         The scores that a sample was drawn from, where the file says so.
     """
@@ -131,7 +131,7 @@ def read_labels(
         tuple(codes),
         tuple(rows),
         np.concatenate(pieces),
-        np.array(inclusion) if len(set(inclusion)) > 1 else None,
+        np.array(inclusion) if len(set(inclusion)) > 1 or 1.0 in inclusion else None,
         drawn_from(path, filesystem),
     )
 

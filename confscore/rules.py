@@ -82,7 +82,9 @@ def make_rules(
         if limit is not None:
             rules.append(Rule(code, "threshold", limit, curve))
         elif own is not None:
-            rules.append(Rule(code, own.outcome, own.threshold, curve))
+            # A result is text, and people may have changed it.
+            exact = None if own.threshold is None else float(np.float32(own.threshold))
+            rules.append(Rule(code, own.outcome, exact, curve))
     if not rules:
         raise InputError("there is no rule to flag by; give --model, or --threshold CODE=P")
     return tuple(rules)

@@ -8,6 +8,7 @@ row groups below, also where flags are joined by OR, which readers do not push d
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -25,7 +26,12 @@ DIALECTS: tuple[Dialect, ...] = get_args(Dialect)
 
 
 def make_view(
-    rules: Sequence[Rule], name: str, dialect: Dialect, table: str | None = None, path: str | None = None
+    rules: Sequence[Rule],
+    name: str,
+    dialect: Dialect,
+    table: str | None = None,
+    path: str | None = None,
+    known: Sequence[str] = (),
 ) -> str:
     """Return a statement that creates a view over a score table.
 
@@ -44,11 +50,14 @@ def make_view(
         The table's name in the engine.
     path : str, optional
         Where its files are, for engines that read files: a folder, or one file.
+    known : sequence of str
+        The table's columns, as far as they are known.
 
     Raises
     ------
     InputError
-        A name cannot be understood, or there is neither a table nor a path that the engine reads.
+        A name cannot be understood, there is neither a table nor a path that the engine reads, or the table has a
+        column with the name of one of the view's.
     """
     source = _source(table, path, dialect)
     columns: list[exp.Expr] = [exp.Star()]
@@ -57,6 +66,13 @@ def make_view(
             columns.append(_named(_calibrated(rule.curve, _score(rule.code)), f"calibrated_{rule.code}"))
         columns.append(_named(_flag(rule), f"flag_{rule.code}"))
     columns.append(_named(_any_flag(rules), "flagged"))
+    # DuckDB would give ours another name, and "WHERE flagged" would be about the corpus.
+    taken = {each.lower() for each in known} & {each.alias.lower() for each in columns}
+    if taken:
+        raise InputError(
+            f"the score table has a column {printable(min(taken))} of its own, which a view cannot have twice; leave "
+            "it out of input.carry_columns, or write flags beside the table with confscore apply"
+        )
     view = exp.Create(
         this=_table("--name", name, dialect),
         kind="VIEW",
@@ -73,8 +89,12 @@ def _source(table: str | None, path: str | None, dialect: Dialect) -> exp.Expr:
         why = "Trino reads tables of a catalog" if dialect == "trino" else "there is nothing to read from"
         raise InputError(f"--dialect {dialect}: {why}; name the score table with --table")
     if dialect == "spark":
+        if re.search(r"[*?\[\]{}]", path):
+            raise InputError(f"{path}: Spark would take it for a pattern; name the score table with --table")
         return exp.Table(this=exp.to_identifier(path, quoted=True), db=exp.to_identifier("parquet"))
-    glob = path if path.endswith(".parquet") else f"{path.rstrip('/')}/**/*.parquet"
+    # A name such as runs[1] is a pattern to DuckDB too, which other folders would match.
+    name = re.sub(r"[*?\[]", r"[\g<0>]", path)
+    glob = name if path.endswith(".parquet") else f"{name.rstrip('/')}/**/*.parquet"
     option = exp.EQ(this=exp.to_identifier("hive_partitioning"), expression=exp.true())
     return exp.Table(this=exp.Anonymous(this="read_parquet", expressions=[exp.Literal.string(glob), option]))
 

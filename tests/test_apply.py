@@ -106,6 +106,8 @@ def test_rules_of_the_command_line_come_before_those_of_a_fit(tmp_path: Path) ->
     curve = Logistic(intercept=-0.69, slope=0.67)
     assert make_rules(model)[0] == Rule("S1", "threshold", 0.5, curve)
     assert make_rules(model)[1].outcome == "abstained"
+    (tmp_path / "edited.json").write_text(VERSION_1.replace('"threshold": 0.5', '"threshold": 0.9'))
+    assert make_rules(load_model(str(tmp_path / "edited.json")))[0].threshold == NINE, "a score is a float32 number"
     first, second = make_rules(model, ["S2=0.9"])
     assert (first.threshold, second.threshold, second.outcome) == (0.5, NINE, "threshold")
     assert [rule.threshold for rule in make_rules(model, ["0.25", "S1=0.75"])] == [0.75, 0.25]
@@ -180,3 +182,18 @@ def test_the_command_says_how_many_were_flagged(tmp_path: Path) -> None:
     nothing = invoke("apply", "--scores", scores, "--out", str(out))
     assert nothing.exit_code == 2
     assert "there is no rule to flag by" in nothing.output
+
+
+def test_a_score_that_is_no_number_is_refused_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    scores = score_table(tmp_path / "scores", {"good": [0.9, 0.1, 0.1], "bad": [0.1, float("nan"), 0.2]})
+    with pytest.raises(TableError, match="document 'bad' has a p_S2 that is NaN; score it again"):
+        apply(scores, str(tmp_path / "flags.parquet"), RULES)
+    assert [path.name for path in tmp_path.iterdir()] == ["scores"]
+
+
+def test_a_link_to_the_score_table_is_seen_through(tmp_path: Path) -> None:
+    scores = score_table(tmp_path / "scores", {"d": [0.9, 0.1, 0.1]})
+    (tmp_path / "link").symlink_to(tmp_path / "scores")
+    for one, other in ((scores, "link"), (str(tmp_path / "link"), "scores")):
+        with pytest.raises(InputError, match="lies in the score table"):
+            apply(one, str(tmp_path / other / "flags.parquet"), RULES)

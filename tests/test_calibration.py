@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from sklearn.isotonic import IsotonicRegression
 from confscore.calibration import Calibrator, Method, Scales, fit, predict, predict_out_of_fold
 from confscore.curves import EPS, Identity, Isotonic, Logistic, log_odds, score_at
 from confscore.reliability import bins, quality
+from confscore.reliability import draw as draw_figure
 from confscore.rows import BoolArray, FloatArray
 from confscore.weights import effective_size
 
@@ -295,6 +297,24 @@ def test_the_parts_of_the_brier_score_add_up() -> None:
     rng = np.random.default_rng(0)
     perfect = quality(scores[:, 0], rng.random(len(scores)) < scores[:, 0])
     assert perfect.miscalibration < quality(scores[:, 0], truth[:, 0]).miscalibration / 3
+
+
+def test_errors_of_calibration_in_two_bins_do_not_cancel() -> None:
+    probs, truth = np.repeat([0.2, 0.6], 50), np.tile(np.arange(50) < 20, 2)  # 0.4 is right for both
+    assert quality(probs, truth).ece == pytest.approx(0.2)
+    assert quality(probs, truth, np.repeat([3.0, 1.0], 50)).ece == pytest.approx(0.2)
+    assert quality(np.full(100, 0.4), truth).ece == pytest.approx(0)
+
+
+def test_a_figure_has_a_curve_with_a_band_before_and_after(tmp_path: Path) -> None:
+    scores, truth, _ = sample(400)
+    after = predict(fit(scores, truth).curves, scores)
+    drawn = {}
+    for name, pair in {"both": (scores, after), "before": (scores, scores), "after": (after, after)}.items():
+        draw_figure(tmp_path / f"{name}.svg", ["S1", "S2", "S3"], *pair, truth)
+        drawn[name] = (tmp_path / f"{name}.svg").read_text()
+    assert drawn["both"].count('id="FillBetweenPolyCollection_') == 2 * 4  # of each category and of all of them
+    assert len(set(drawn.values())) == 3
 
 
 def test_weights_make_a_biased_sample_as_good_as_the_population() -> None:

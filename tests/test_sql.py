@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import sqlglot
+from lake import BOTH, Lake
 from pyarrow import fs
 from scipy.special import expit
 from sqlglot import exp
@@ -109,6 +110,41 @@ def test_files_are_read_where_an_engine_reads_files() -> None:
     for name in ("a(b)", "", "a.b.c.d"):
         with pytest.raises(InputError, match="is no name of a table"):
             make_view(RULES, name, "duckdb", table="scores")
+
+
+@pytest.mark.parametrize("name", ["a[1]", "a*", "a?", "a]{1}"])
+def test_a_path_is_a_name_and_no_pattern(tmp_path: Path, name: str) -> None:
+    for folder, doc_id in ((name, "own"), ("a1", "other")):  # which most of these patterns match
+        score_table(tmp_path / folder, {doc_id: (0.95, 0.1, 0.1)})
+    path = str(tmp_path / name)
+    for source in (path, f"{path}/run-1-00000.parquet"):
+        connection = duckdb.connect()
+        connection.execute(make_view(RULES, "v", "duckdb", path=source))
+        assert connection.sql("SELECT doc_id FROM v").fetchall() == [("own",)]
+    with pytest.raises(InputError, match="Spark would take it for a pattern; name the score table with --table"):
+        make_view(RULES, "v", "spark", path=path)
+
+
+@pytest.mark.parametrize("column", ["flagged", "Flag_S1"])
+def test_a_column_of_the_corpus_is_not_taken_for_a_flag(tmp_path: Path, column: str) -> None:
+    carried = {column: pa.array([False])}
+    scores = score_table(tmp_path / "scores", {"a": (0.95, 0.1, 0.1)}, extra=carried)
+    done = invoke("sql", "--scores", scores, "--threshold", "0.9")
+    assert done.exit_code == 2
+    assert f"has a column {column.lower()} of its own, which a view cannot have twice" in done.output
+    assert invoke("sql", "--scores", scores, "--threshold", "S2=0.9").exit_code == (2 if column == "flagged" else 0)
+
+
+@BOTH
+def test_a_view_of_a_table_of_another_format_asks_for_its_name(tmp_path: Path, kind: str) -> None:
+    lake = Lake(tmp_path, kind)
+    lake.publish(0)
+    done = invoke("sql", "--scores", lake.output, "--threshold", "0.2")
+    assert done.exit_code == 2
+    assert f"is a table of {kind}, and a view over its files may have rows twice; name the table" in done.output
+    done = invoke("sql", "--scores", lake.output, "--threshold", "0.2", "--table", "lake.scores")
+    assert done.exit_code == 0, done.output
+    assert 'FROM "lake"."scores"' in done.output
 
 
 def test_codes_of_any_spelling_are_columns(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from confscore.curves import Identity, Logistic
 from confscore.errors import ConfigError
 from confscore.policy import (
     ExpectedCost,
+    FBeta,
     Fixed,
     MaxF1,
     Policy,
@@ -249,6 +250,12 @@ def test_an_interval_of_unequal_weights_is_that_of_korn_and_graubard() -> None:
     low = beta.ppf(0.025, share * trials, trials - share * trials + 1)
     assert share_interval(truth, weights, 0.95)[:2] == (pytest.approx(share), pytest.approx(low))
     assert share_interval(np.ones(6, dtype=bool), weights, 0.95)[2] == 1
+    # A single exception of next to no weight does not vary: labels are worth no more than weights allow.
+    light = np.array([0.1, 5.0, 5.0, 1.0, 1.0])
+    share, trials = 12 / 12.1, 12.1**2 / (light**2).sum()
+    assert share * (1 - share) * 12.1**2 / ((light**2 * ((np.arange(5) > 0) - share) ** 2).sum() * 5 / 4) > trials
+    low = beta.ppf(0.025, share * trials, trials - share * trials + 1)
+    assert share_interval(np.arange(5) > 0, light, 0.95)[1] == pytest.approx(low)
 
 
 def test_labels_that_do_not_suffice_say_how_many_more_would() -> None:
@@ -393,6 +400,21 @@ def test_costs_cut_at_the_probability_where_both_errors_cost_the_same() -> None:
     assert curve.prob(np.array([choice.threshold]))[0] == pytest.approx(0.1, rel=1e-5)
     rare = choose(ExpectedCost(false_positive=1e9, false_negative=1e-9), "S1", 0, labels, known)[0]
     assert rare == Chosen(None)
+
+
+def test_recall_counts_as_much_as_beta_says() -> None:
+    scores, truth, _ = WORLDS["calibrated"].uniform(np.random.default_rng(0), 2000)
+    labels = Labels(scores, truth, None, Identity())
+    known = population(scores_of(10, 1), PolicyFile(), ("S1",))
+    chosen = [choose(policy, "S1", 0, labels, known)[0] for policy in (FBeta(beta=0.3), MaxF1(), FBeta(beta=4))]
+    assert chosen == [best_f(scores, truth, None, beta_) for beta_ in (0.3, 1, 4)]
+    strict, even, complete = (one.threshold for one in chosen if isinstance(one, Chosen))
+    assert strict is not None
+    assert even is not None
+    assert complete is not None
+    assert strict > even > complete
+    few = choose(FBeta(beta=4, min_positives=1000), "S1", 0, labels, known)[0]
+    assert few == Abstained(f"{truth.sum()} positive labels", 1000 - int(truth.sum()))
 
 
 def test_a_fixed_threshold_is_read_as_a_float32_number() -> None:
