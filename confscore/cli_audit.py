@@ -5,12 +5,16 @@ from __future__ import annotations
 from datetime import UTC, date, datetime
 from enum import IntEnum
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from confscore import console
 from confscore.cli_common import DebugOption, plain_errors
+
+if TYPE_CHECKING:
+    from confscore.config import Config
+    from confscore.manifest import Provenance
 
 
 class AuditExit(IntEnum):
@@ -54,11 +58,12 @@ def audit(
         from confscore.audit import notify  # noqa: PLC0415 - SciPy and Jinja take a second
         from confscore.audit import run as auditing  # noqa: PLC0415
         from confscore.audit.lake import Lake  # noqa: PLC0415
+        from confscore.audit.scoring import Jobs, run_score  # noqa: PLC0415
         from confscore.audit.settings import load_audit  # noqa: PLC0415
 
         settings = load_audit(config)
         span = auditing.Span(_day(from_), _day(to), _day(today) or datetime.now(UTC).date())
-        outcome = auditing.audit(settings, span, _log)
+        outcome = auditing.audit(settings, span, _log, Jobs(_provenance, run_score))
         lake = Lake(settings.output)
         if keep_nights is not None:
             removed = auditing.keep_nights(lake, keep_nights)
@@ -72,6 +77,13 @@ def audit(
         page = f"; page: {lake.place(outcome.last.folder)}/report.html" if outcome.last else ""
         console.say(f"{outcome.line}{page}")
         raise typer.Exit(outcome.status)
+
+
+def _provenance(job: Config) -> Provenance:
+    from confscore.guards import resolve  # noqa: PLC0415 - transformers takes seconds to import
+    from confscore.plan import find_provenance  # noqa: PLC0415
+
+    return find_provenance(job, resolve(job.guard.name, job.guard.order))
 
 
 def _log(sentence: str) -> None:

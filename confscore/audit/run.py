@@ -78,7 +78,7 @@ def audit(
     config: AuditConfig,
     span: Span,
     say: Callable[[str], None],
-    run_score: scoring.RunScore = scoring.run_score,
+    jobs: scoring.Jobs | None = None,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Outcome:
     """Audit the nights of a corpus that are new or have changed, or those of a range.
@@ -89,8 +89,8 @@ def audit(
     span : Span
     say : callable
         Told which night is begun, and how it ended.
-    run_score : callable
-        Runs a job; the tests' boundary.
+    jobs : Jobs, optional
+        What scores new nights; a configuration with ``score`` needs it.
     now : callable
         The clock.
 
@@ -100,7 +100,7 @@ def audit(
         The audit failed. Nights that it had committed before stay; the same command goes on from there.
     """
     lake = Lake(config.output)
-    source: _Scored | _Existing = _Existing(config, lake) if config.score is None else _Scored(config, lake, run_score)
+    source: _Scored | _Existing = _Existing(config, lake) if config.score is None else _Scored(config, lake, jobs)
     records = lake.read_records()
     done: list[NightRecord] = []
     if source.pending(records, span):
@@ -194,10 +194,11 @@ class _Existing:
 class _Scored:
     """Nights of a corpus, which are scored here."""
 
-    def __init__(self, config: AuditConfig, lake: Lake, run: scoring.RunScore) -> None:
+    def __init__(self, config: AuditConfig, lake: Lake, jobs: scoring.Jobs | None) -> None:
         job = load_job(config)
         assert job is not None
-        self._config, self._lake, self._run = config, lake, run
+        assert jobs is not None
+        self._config, self._lake, self._jobs = config, lake, jobs
         self._job: Config = job
         self._nights: dict[date, CorpusNight] = corpus_nights(job.input, config.night_columns)
         self._kind: str | None = None
@@ -210,9 +211,9 @@ class _Scored:
 
     def scores_of(self, night: date) -> TableNight:
         if self._kind is None:
-            self._kind = scoring.find_kind(self._job)
+            self._kind = scoring.provenance_hash(self._jobs.find_provenance(self._job))
         table = scoring.table_of(self._lake, self._kind)
-        scoring.score_night(self._job, table, self._nights[night], self._run)
+        scoring.score_night(self._job, table, self._nights[night], self._jobs.run)
         return table_nights(table, self._config.night_columns)[night]
 
     def newest(self) -> date:

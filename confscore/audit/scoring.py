@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from confscore import supervise
@@ -17,8 +18,21 @@ from confscore.manifest import Provenance
 _DONE = (0, 1)
 """Exit statuses of a committed run; whether too many rows failed is for the audit's own rules to say."""
 
-RunScore = Callable[[str], int | None]
-"""Runs ``confscore score`` on a configuration file, and returns its exit status, None where it ended without one."""
+
+@dataclass(frozen=True, slots=True)
+class Jobs:
+    """What scores a night: handed to an audit, which itself loads no tokenizer and no engine.
+
+    Attributes
+    ----------
+    find_provenance : callable
+        Returns what decides the scores of a configuration; refuses a guard or a model as the job would.
+    run : callable
+        Runs ``confscore score`` on a configuration file, and returns its exit status, None where it ended without one.
+    """
+
+    find_provenance: Callable[[Config], Provenance]
+    run: Callable[[str], int | None]
 
 
 def run_score(config: str) -> int | None:
@@ -29,20 +43,6 @@ def run_score(config: str) -> int | None:
 def provenance_hash(provenance: Provenance) -> str:
     """Return what names the table that scores of this kind go to."""
     return digest(provenance.model_dump(mode="json"))
-
-
-def find_kind(job: Config) -> str:
-    """Return the hash of the provenance that a job's scores will have; refuses what the job would refuse.
-
-    Raises
-    ------
-    InputError
-        The guard, the model or its tokenizer is refused.
-    """
-    from confscore.guards import resolve  # noqa: PLC0415 - transformers takes seconds to import
-    from confscore.plan import find_provenance  # noqa: PLC0415
-
-    return provenance_hash(find_provenance(job, resolve(job.guard.name, job.guard.order)))
 
 
 def table_of(lake: Lake, kind: str) -> str:
@@ -58,7 +58,7 @@ def job_of_night(job: Config, table: str, night: CorpusNight) -> Config:
     return job.model_copy(update={"input": source, "output": output})
 
 
-def score_night(job: Config, table: str, night: CorpusNight, run: RunScore = run_score) -> None:
+def score_night(job: Config, table: str, night: CorpusNight, run: Callable[[str], int | None]) -> None:
     """Score a night, or go on where an earlier start of the same was ended.
 
     Raises
