@@ -17,7 +17,8 @@ from confscore.rows import IntArray
 Metrics = Mapping[str, Mapping[str, float | None]]
 """By scope and name."""
 
-TREND_METRICS = ("documents", "error_rate", "flag_rate", "prevalence", "psi", "wasserstein", "f1", "audited_f1")
+TREND_METRICS = ("flag_rate", "prevalence", "psi", "wasserstein", "f1", "audited_f1")
+"""What is kept of a category; of all documents everything is."""
 _LEAST_PSI = 1e-6
 _PSI_SPREAD = 0.3
 
@@ -105,7 +106,10 @@ class History:
 
 def trend_point(night: str, verdict: str, metrics: Metrics) -> TrendPoint:
     """Return what a trend keeps of a night."""
-    kept = {scope: {name: own.get(name) for name in TREND_METRICS if name in own} for scope, own in metrics.items()}
+    kept = {
+        scope: {name: value for name, value in own.items() if scope == OVERALL or name in TREND_METRICS}
+        for scope, own in metrics.items()
+    }
     return TrendPoint.model_validate({"night": night, "verdict": verdict, "metrics": kept})
 
 

@@ -46,12 +46,13 @@ def artefacts_of(
     found = [
         Artefact(name="score table", path=scores.path, sha256=None),
         Artefact(name="scores of this night (names and sizes)", path=", ".join(scores.runs), sha256=scores.signature),
-        Artefact(name="files of this night (names, sizes and times)", path=scores.path, sha256=signature),
         Artefact(name="model", path=provenance.model, sha256=provenance.model_hash),
         Artefact(name="tokenizer", path=provenance.model, sha256=provenance.tokenizer_hash),
         Artefact(name="guard", path=provenance.guard, sha256=provenance.guard_hash),
         Artefact(name="prompt", path=provenance.guard, sha256=provenance.prompt_hash),
     ]
+    if signature != scores.signature:
+        found.append(Artefact(name="corpus of this night (names, sizes and times)", path="", sha256=signature))
     if fit is not None:
         found.append(Artefact(name="fit", path=fit[0], sha256=fit[1]))
     if sample is not None:

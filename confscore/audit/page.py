@@ -47,7 +47,7 @@ class _Rule:
 
 @dataclass(frozen=True, slots=True)
 class _Category:
-    """A category as the page shows it: ``cells`` of the table by metric, ``others`` are those that are not in it."""
+    """A category as the page shows it: ``cells`` of the table by metric, ``others`` are known and not in it."""
 
     number: int
     report: CategoryReport
@@ -206,7 +206,11 @@ def _categories(report: Report, before: TrendPoint | None) -> list[_Category]:
             number=place,
             report=each,
             cells={name: show(name, each, _metrics(before, each.code).get(name)) for name in _IN_CATEGORY_TABLE},
-            others=tuple(show(name, each) for name in each.metrics if name not in _IN_CATEGORY_TABLE),
+            others=tuple(
+                show(name, each)
+                for name, value in each.metrics.items()
+                if name not in _IN_CATEGORY_TABLE and value is not None
+            ),
             figures=category_figures(report, place),
             severity=severities.get(each.code),
             unfolded=len(report.categories) <= _OPEN_UP_TO or each.code in severities,

@@ -278,7 +278,9 @@ def _say_in(axes: Axes, text: str) -> None:
 def _number_y(axes: Axes, top: float, whole: bool) -> None:
     from matplotlib.ticker import MaxNLocator  # noqa: PLC0415
 
-    ticks = [each for each in MaxNLocator(4, integer=whole).tick_values(0, top) if 0 <= each <= top]
+    ticks = [
+        each for each in MaxNLocator(4, integer=whole, steps=[1, 2, 2.5, 5, 10]).tick_values(0, top) if 0 <= each <= top
+    ]
     axes.set_yticks(ticks, [f"{each:,.0f}" if each >= 1000 else f"{each:.6g}" for each in ticks])
 
 

@@ -66,7 +66,7 @@ class _Record(BaseModel):
 
 
 class Interval(_Record):
-    """Ends of an interval at 95 %, or as ``Report.intervals_say`` has it."""
+    """Ends of an interval; ``Report.interval_says`` has its confidence."""
 
     low: float
     high: float
@@ -188,7 +188,7 @@ class TrendPoint(_Record):
 
 
 class Artefact(_Record):
-    """Something that the numbers rest on."""
+    """Something that the numbers rest on; ``sha256`` may be cut to its first digits."""
 
     name: str
     path: str
