@@ -23,8 +23,9 @@ $(STAMP): requirements.lock pyproject.toml
 demo: setup
 	$(BIN)/confscore demo --out demo-run
 
+# Two processes: tests of clusters and engines one after the other in one of them, everything else in the other.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 
 check: setup
 	$(BIN)/ruff check .

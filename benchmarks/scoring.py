@@ -40,10 +40,11 @@ from confscore.engines.base import AnswerTokens, Rollout
 from confscore.engines.vllm import VllmEngine
 from confscore.guards import resolve
 from confscore.pipeline import run_plan
-from confscore.plan import make_plan, versions
+from confscore.plan import make_plan
 from confscore.prompt import Prompter
 from confscore.rows import Document, Message, Score
 from confscore.scorer import Scorer
+from confscore.versions import versions
 from confscore.vocabulary import build_automaton, end_token_ids, load_tokenizer
 
 ENGINE_ARGS = {"dtype": "float32", "max_model_len": 1024, "enforce_eager": True, "kv_cache_memory_bytes": 1 << 30}

@@ -121,9 +121,9 @@ def _remove(filesystem: fs.FileSystem, path: str) -> None:
 
 
 def _check_target(scores: str, out: str) -> None:
-    if not out.lower().endswith(".parquet"):
-        raise InputError(f"--out {out}: has to end in .parquet")
     (_, table), (filesystem, target) = resolve(scores), resolve(out)
+    if not target.lower().endswith(".parquet"):
+        raise InputError(f"--out {out}: has to end in .parquet")
     if isinstance(filesystem, fs.LocalFileSystem):  # a link can make two names of one folder
         table, target = os.path.realpath(table), os.path.realpath(target)
     if f"{target}/".startswith(f"{table.rstrip('/')}/"):

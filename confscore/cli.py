@@ -123,15 +123,17 @@ def demo(
     documents: Annotated[int, typer.Option(min=100, help="How many documents to generate.")] = 5000,
     debug: DebugOption = False,
 ) -> None:
-    """Generate a corpus, score it with the small guard of this package, and show the scores."""
+    """Generate a corpus, score it with the small guard of this package, show the scores, and audit two nights."""
     with plain_errors(debug):
         import confscore.demo.run as demo_run  # noqa: PLC0415 - its libraries are not needed elsewhere
+        from confscore.demo import nightly  # noqa: PLC0415
 
         written = demo_run.prepare(out, documents)
         console.say(f"Wrote {documents} documents to {written.corpus} and their labels to {written.labels}.")
         console.say(f"$ confscore score --config {written.config}")
         code = run_score(load(written.config), open_log("text"))
         demo_run.show(written)
+        nightly.audit_two_nights(written)
     raise typer.Exit(code)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from confscore import console
+from confscore import console, supervise
 from confscore.cli_common import DebugOption, plain_errors
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def audit(
 
     Exit status: 0 ok, 1 warn, 2 fail, 3 the audit itself failed.
     """
-    with plain_errors(debug, status=AuditExit.AUDIT_FAILED):
+    with plain_errors(debug, status=AuditExit.AUDIT_FAILED), supervise.stoppable():
         from confscore.audit import notify  # noqa: PLC0415 - SciPy and Jinja take a second
         from confscore.audit import run as auditing  # noqa: PLC0415
         from confscore.audit.lake import Lake  # noqa: PLC0415
@@ -74,7 +74,7 @@ def audit(
             )
         if webhook and (outcome.records or outcome.verdict != "ok"):
             _log(notify.post(webhook, notify.message_of(outcome, lake)) or "")
-        page = f"; page: {lake.place(outcome.last.folder)}/report.html" if outcome.last else ""
+        page = f"; page: {lake.place(f'{outcome.last.folder}/report.html')}" if outcome.last else ""
         console.say(f"{outcome.line}{page}")
         raise typer.Exit(outcome.status)
 

@@ -146,7 +146,7 @@ def drawn_from(path: str, filesystem: fs.FileSystem) -> Identity | None:
     """
     inner = resolve(path)[1]
     try:
-        if path.lower().endswith(SUFFIXES["parquet"]):
+        if inner.lower().endswith(SUFFIXES["parquet"]):
             with filesystem.open_input_file(inner) as file:
                 known = pq.read_schema(file).metadata or {}
             about = known.get(SAMPLE_KEY, b"{}")
@@ -163,11 +163,11 @@ def drawn_from(path: str, filesystem: fs.FileSystem) -> Identity | None:
 
 def _look(path: str) -> tuple[fs.FileSystem, list[Part], _Kind, list[str]]:
     """Return how to read a label file, and the names of its columns."""
-    kind = next((kind for kind in _KINDS if path.lower().endswith(SUFFIXES[kind])), None)
+    filesystem, root = resolve(path)
+    kind = next((kind for kind in _KINDS if root.lower().endswith(SUFFIXES[kind])), None)
     if kind is None:
         suffixes = ", ".join(suffix for known in _KINDS for suffix in SUFFIXES[known])
         raise InputError(f"{path}: is not named like a label file ({suffixes})")
-    filesystem, root = resolve(path)
     try:
         info = filesystem.get_file_info(root)
     except OSError as error:

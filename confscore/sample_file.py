@@ -113,13 +113,17 @@ def write_sample(path: str, sample: Sample, texts: Sequence[str] | None, about: 
 
 
 def _files(path: str) -> list[str]:
-    return [path] if path.lower().endswith(".parquet") else [path, f"{path}.about.json"]
+    return [path] if _is_parquet(path) else [path, f"{path}.about.json"]
+
+
+def _is_parquet(path: str) -> bool:
+    return resolve(path)[1].lower().endswith(".parquet")  # an address may have options behind its name
 
 
 def _spell(path: str, columns: dict[str, list[str] | list[float]], about: str) -> list[bytes]:
     """Return the contents of the files of a sample."""
     rows = list(zip(*columns.values(), strict=True))
-    if path.lower().endswith(".parquet"):
+    if _is_parquet(path):
         types = {name: pa.float64() if name == INCLUSION else pa.string() for name in columns}
         schema = pa.schema(
             [pa.field(name, kind, nullable=False) for name, kind in types.items()], {SAMPLE_KEY: about.encode()}

@@ -1,12 +1,15 @@
 """Documents in, scores out: prompts, answer trees and an engine, put together.
 
 Documents are independent of each other. Each one's rollouts go out as soon as its last ones are back, and the
-engine batches whatever is in flight, so no document waits for a batch to finish.
+engine batches whatever is in flight, so no document waits for a batch to finish. Documents with the same text are
+scored once, as far as they are near each other: boilerplate, spam and reposts cost nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
@@ -27,6 +30,8 @@ from confscore.rows import Document, FloatArray, Score, Status, TopAnswer
 from confscore.steps import Normalization, Prefix, Step
 from confscore.words import one_line, unexpected
 
+RECENT = 1 << 16
+"""So many documents are remembered by what they say."""
 ESTIMATORS: dict[str, Callable[[GreedyAnswer], FloatArray]] = {
     "conditional": conditional,
     "joint": joint,
@@ -110,6 +115,7 @@ class Scorer:
         self.answered = 0
         self.waiting = 0
         self._extras = scoring.extra_estimators
+        self._recent: OrderedDict[bytes, asyncio.Future[Score]] = OrderedDict()
         self._rule = StoppingRule(
             normalization=scoring.normalization,
             tolerance=scoring.tolerance,
@@ -124,9 +130,25 @@ class Scorer:
         return list(await asyncio.gather(*(self.score(document) for document in documents)))
 
     async def score(self, document: Document) -> Score:
-        """Score one document; one that cannot be scored becomes an ``error`` row with the reason."""
+        """Score one document; one that cannot be scored becomes an ``error`` row with the reason.
+
+        One with the text of a recent document gets its score, for no requests of its own.
+        """
         if document.fault is not None:
             return Score(document.doc_id, "error", error=document.fault)
+        key = _digest(document)
+        known = self._recent.get(key)
+        if known is not None:
+            self._recent.move_to_end(key)
+            score = await asyncio.shield(known)
+            if score.status != "error":  # one that failed may succeed when it is tried again
+                return replace(score, doc_id=document.doc_id, requests=0, prompt_tokens=0)
+        own = self._recent[key] = asyncio.ensure_future(self._score(document))
+        if len(self._recent) > RECENT:
+            self._recent.popitem(last=False)
+        return await own
+
+    async def _score(self, document: Document) -> Score:
         try:
             asked = [self._prompter.prompts(document, question) for question in self._prompter.questions]
             # The budget is the document's: its prompts share it, and each has at least its greedy answer.
@@ -247,6 +269,12 @@ class Scorer:
     def _likely(self, probs: FloatArray) -> tuple[str, ...]:
         """Return the categories whose question is answered with yes more likely than not."""
         return tuple(code for code, prob in zip(self._codes, probs[1:], strict=True) if prob > 0.5)
+
+
+def _digest(document: Document) -> bytes:
+    """Return what documents of the same messages have in common."""
+    spelled = repr([(message.role, message.content) for message in document.messages])
+    return hashlib.blake2b(spelled.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def _side_by_side(each: Sequence[Bounds]) -> Bounds:

@@ -12,7 +12,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import FrameType
 
 VERDICT = "CONFSCORE_VERDICT_FD"
@@ -98,6 +99,16 @@ def interrupt_once(number: int, frame: FrameType | None) -> None:
     """Take a scheduler's stop for an interrupt like any other; a second one must not disturb the end."""
     signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Take a scheduler's stop for an interrupt, so that what is open is closed and a sentence says so."""
+    before = signal.signal(signal.SIGTERM, interrupt_once)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def tell_verdict(where: int, status: int) -> None:

@@ -57,6 +57,11 @@ def test_a_rule_says_what_it_seems_to_say(text: str, fired: bool | None) -> None
     assert alert.rule == text
 
 
+def test_a_rule_that_yaml_keeps_on_several_lines_is_said_on_one() -> None:
+    (alert,) = alerts("(S4.flag_rate\n   > 0.02)\n")
+    assert (alert.rule, alert.fired) == ("(S4.flag_rate > 0.02)", True)
+
+
 def test_each_is_one_rule_for_every_category() -> None:
     first, second = alerts("each.flag_rate > 2 * trailing_median")
     assert (first.scope, first.fired) == ("S1", False)
@@ -73,6 +78,14 @@ def test_the_numbers_of_a_rule_are_kept_whether_they_are_known_or_not() -> None:
     ("text", "reason"),
     [
         ("S4.flag_rate", "compares nothing"),
+        ("-S4.flag_rate", "compares nothing"),
+        ("not S4.flag_rate", "compares nothing"),
+        ("S4.flag_rate and S4.psi > 1", "compares nothing"),
+        ("(S4.flag_rate > 0) + 1 > 0", "takes a comparison for a number"),
+        ("S4.flag_rate > (not S4.psi > 1)", "takes a comparison for a number"),
+        ("S4.flag_rate > (S4.psi > 1 and S4.psi > 2)", "takes a comparison for a number"),
+        ("S4.flag_rate > " + "9" * 400, "which no rule may have"),
+        ("-" * 600 + "S4.flag_rate > 1", "a rule has at most 500"),
         ("S4.flag_rate >", "is no rule"),
         ("S9.flag_rate > 1", "names S9; known are overall, each, S1, S4"),
         ("S4.flags > 1", "the metrics there are flag_rate, psi"),

@@ -7,18 +7,20 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import duckdb
 import month
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
 from confscore.cli import app
+from confscore.errors import JobError
 
 NIGHTS = 3
 
@@ -49,6 +51,10 @@ class Lake:
 
     def nights(self) -> list[str]:
         return sorted(path.stem for path in (self.root / "audit" / "nights").glob("*.json"))
+
+    def report(self, night: str) -> dict:
+        record = json.loads((self.root / "audit" / "nights" / f"{night}.json").read_text())
+        return json.loads((self.root / "audit" / record["folder"] / "report.json").read_text())
 
     def folder(self, night: str) -> Path:
         (path,) = (self.root / "audit" / "nights" / night).iterdir()
@@ -286,3 +292,182 @@ def test_an_audit_loads_no_engine(lake: Lake) -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert "nights audited, 2026-10-02 to 2026-10-03" in done.stdout
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_night_without_any_row_is_a_night_of_no_documents(lake: Lake) -> None:
+    (part,) = (lake.root / "scores").glob("run=*/date=2026-10-02/*.parquet")
+    pq.write_table(pq.ParquetFile(part).read().slice(0, 0), part)
+    found = lake.run()
+    assert found.exit_code == 1, found.output
+    assert "WARN 2026-10-02: 0 documents; overall.documents < 0.5 * trailing_median" in found.stdout
+    assert lake.nights() == ["2026-10-01", "2026-10-02", "2026-10-03"], "the nights behind it do not wait"
+    assert "report.html" in {path.name for path in lake.folder("2026-10-02").iterdir()}
+    assert lake.run().exit_code == 0
+
+
+def test_hidden_files_among_the_records_are_none(lake: Lake) -> None:
+    assert lake.run("--to", "2026-10-02").exit_code == 0
+    for name in ("._2026-10-01.json", "_2026-10-01.json"):
+        (lake.root / "audit" / "nights" / name).write_bytes(b"\0")
+    assert lake.run().exit_code == 0
+
+
+def test_half_a_record_and_one_of_a_later_version_are_refused_and_new_names_are_not(lake: Lake) -> None:
+    assert lake.run().exit_code == 0
+    path = lake.root / "audit" / "nights" / "2026-10-02.json"
+    whole = path.read_bytes()
+    for content in (whole[:300], json.dumps(json.loads(whole) | {"version": 2}).encode()):
+        path.write_bytes(content)
+        found = lake.run()
+        assert found.exit_code == 3
+        assert "2026-10-02.json: is no readable record of an audited night" in found.stderr
+    path.write_bytes(json.dumps(json.loads(whole) | {"later": 1}).encode())
+    assert lake.run().exit_code == 0
+
+
+def test_labels_that_differ_between_files_are_said(lake: Lake) -> None:
+    assert lake.run("--to", "2026-10-01").exit_code == 0
+    ids = pq.read_table(lake.folder("2026-10-01") / "sample.parquet")["doc_id"].to_pylist()
+    folder = lake.root / "labels"
+    folder.mkdir()
+    for name, cells in (("a.csv", "1,0,0,0,0"), ("b.csv", "0,1,0,0,0")):
+        rows = [f"{doc_id},{cells}" for doc_id in (ids if name == "a.csv" else ids[:2])]
+        (folder / name).write_text("\n".join(["doc_id,S1,S2,S3,S4,S5", *rows]))
+    found = lake.run("--to", "2026-10-02", labels={"path": str(folder)})
+    assert found.exit_code == 1
+    assert "labels of 2 documents differ between files, and those of the last file by name count" in found.stdout
+    report = json.loads((lake.folder("2026-10-02") / "report.json").read_text())
+    assert report["labels"]["labelled"] == report["labels"]["sampled"] == len(ids)
+
+
+def test_labels_of_too_few_sampled_documents_wait_for_the_others(lake: Lake) -> None:
+    assert lake.run("--to", "2026-10-01").exit_code == 0
+    ids = pq.read_table(lake.folder("2026-10-01") / "sample.parquet")["doc_id"].to_pylist()
+    folder = lake.root / "labels"
+    folder.mkdir()
+    half = len(ids) // 2
+    rows = [f"{doc_id},1,0,0,0,0" for doc_id in [*ids[:half], "20261002-00001", "of no night"]]
+    (folder / "a.csv").write_text("\n".join(["doc_id,S1,S2,S3,S4,S5", *rows]))
+
+    def labels_of(night: str, least: float) -> dict | None:
+        changes = {"labels": {"path": str(folder), "least_fraction": least}}
+        assert lake.run("--from", night, "--to", night, **changes).exit_code == 0
+        (path,) = (lake.root / "audit" / "nights" / night).glob("*/report.json")
+        return json.loads(path.read_text())["labels"]
+
+    assert labels_of("2026-10-02", 0.9) is None
+    labels = labels_of("2026-10-03", half / len(ids))
+    assert labels is not None
+    assert (labels["night"], labels["labelled"], labels["sampled"]) == ("2026-10-01", half, len(ids))
+
+
+def test_a_model_that_comes_back_is_said_and_compared_with_its_own_nights(lake: Lake) -> None:
+    assert lake.run().exit_code == 0
+    other = month.replace(
+        month.make_night(4, 200, seed=9), provenance=month.MODEL.model_copy(update={"model_hash": "b" * 64})
+    )
+    month.write_scores(lake.root / "other", other, month.write_corpus(lake.root / "corpus", other))
+    found = lake.run(scores=str(lake.root / "other"))
+    assert found.exit_code == 1
+    assert "a new baseline begins: scores have another model hash (bbbbbbbbbbbb…, not aaaaaaaaaaaa…)" in found.stdout
+    lake.add(month.make_night(5, 200, seed=9))
+    found = lake.run(alerts=[])
+    assert found.exit_code == 1
+    assert "scores have another model hash (aaaaaaaaaaaa…, not bbbbbbbbbbbb…) again" in found.stdout
+    assert "they are compared with 2026-10-03 and before" in found.stdout
+
+
+def test_a_fit_gives_curves_and_thresholds_and_one_of_other_scores_is_left_out(lake: Lake) -> None:
+    nights = [month.make_night(number, 200, seed=9) for number in range(1, NIGHTS + 1)]
+    columns = {"doc_id": [doc_id for night in nights for doc_id in night.ids]}
+    for j, code in enumerate(month.CODES):
+        columns[code] = [int(truth) for night in nights for truth in night.truth[:, j]]
+    pq.write_table(pa.table(columns), lake.root / "truth.parquet")
+    (lake.root / "policy.yaml").write_text("categories: {S1: {policy: precision_at_least, precision: 0.9999}}\n")
+    model = lake.root / "model.json"
+    words = ["fit", "--scores", lake.root / "scores", "--labels", lake.root / "truth.parquet", "--out", model]
+    assert CliRunner().invoke(app, [*map(str, words), "--policy", str(lake.root / "policy.yaml")]).exit_code == 1
+
+    assert lake.run(fit=str(model)).exit_code == 0
+    first = lake.report("2026-10-03")
+    assert first["calibrated"]
+    outcomes = {each["code"]: each["outcome"] for each in first["categories"]}
+    assert (outcomes["S1"], outcomes["S2"]) == ("abstained", "threshold")
+    for name in ("flag_rate", "flagged", "precision", "recall", "f1"):
+        assert first["categories"][0]["metrics"][name] is None, "nobody knows"
+    assert first["categories"][0]["metrics"]["prevalence"] > 0
+    assert lake.run("--from", "2026-10-03", fit=str(model)).stdout.startswith("OK: nothing in this range is new")
+    model.write_text(model.read_text() + "\n")
+    assert lake.run("--from", "2026-10-03", fit=str(model)).stdout.startswith("OK 2026-10-03"), "the file has changed"
+
+    lines = json.loads(model.read_text())
+    lines["identity"]["normalization"] = "local"
+    model.write_text(json.dumps(lines))
+    found = lake.run("--from", "2026-10-03", fit=str(model))
+    assert found.exit_code == 1
+    assert "was fitted to scores with another normalization (local, not global), so it is left out" in found.stdout
+    assert not lake.report("2026-10-03")["calibrated"]
+
+
+def test_a_late_night_changes_what_later_ones_rest_on_when_they_are_asked_for(lake: Lake) -> None:
+    for number in (6, 7):
+        lake.add(month.make_night(number, 200, seed=9))
+    assert lake.run(alerts=[]).exit_code == 0
+    lake.add(month.make_night(5, 200, seed=9))
+    assert lake.run(alerts=[]).stdout.startswith("OK 2026-10-05")
+    before = len(lake.report("2026-10-07")["trend"])
+    assert lake.run("--from", "2026-10-06", alerts=[]).stdout.startswith("OK: 2 nights audited")
+    assert len(lake.report("2026-10-07")["trend"]) == before + 1
+    assert lake.run("--from", "2026-10-06", alerts=[]).stdout.startswith("OK: nothing in this range")
+
+
+def test_the_last_night_with_labels_counts_and_part_of_a_sample_stands_for_all_of_it(lake: Lake) -> None:
+    assert lake.run("--to", "2026-10-02", sample={"budget": 200, "design": "uniform"}).exit_code == 0
+    folder = lake.root / "labels"
+    folder.mkdir()
+
+    def label(night: str, share: float) -> int:
+        ids = pq.read_table(lake.folder(night) / "sample.parquet")["doc_id"].to_pylist()
+        kept = ids[: int(len(ids) * share)]
+        (folder / f"{night}.csv").write_text("\n".join(["doc_id,S1,S2,S3,S4,S5", *(f"{i},1,0,0,0,0" for i in kept)]))
+        return len(kept)
+
+    changes = {"labels": {"path": str(folder), "least_fraction": 0.5}}
+    label("2026-10-01", 1)
+    assert lake.run("--to", "2026-10-03", "--from", "2026-10-03", **changes).exit_code == 0
+    report = lake.report("2026-10-03")
+    assert report["labels"]["night"] == "2026-10-01"
+    assert report["categories"][0]["metrics"]["audited_prevalence"] == pytest.approx(1, abs=0.05)
+    count = label("2026-10-02", 0.5)
+    assert lake.run("--to", "2026-10-03", "--from", "2026-10-03", **changes).exit_code == 0, "labels are new"
+    report = lake.report("2026-10-03")
+    assert (report["labels"]["night"], report["labels"]["labelled"]) == ("2026-10-02", count)
+    assert report["categories"][0]["metrics"]["audited_prevalence"] == pytest.approx(1, abs=0.05)
+
+
+def test_a_start_that_lost_its_lock_commits_nothing(lake: Lake) -> None:
+    from confscore.audit.run import Span, audit
+    from confscore.audit.settings import AuditConfig
+
+    def stopped_for_long() -> datetime:
+        for claim in (lake.root / "audit" / "_claims").glob("*.claim"):
+            claim.unlink()
+        return datetime(2026, 10, 4, tzinfo=UTC)
+
+    settings = AuditConfig.model_validate(lake.settings)
+    with pytest.raises(JobError, match="lost it; nothing was published"):
+        audit(settings, Span(None, None, month.day(4)), lambda said: None, now=stopped_for_long)
+    assert lake.nights() == []
+
+
+def test_bands_of_a_night_of_fewer_documents_are_wider(lake: Lake) -> None:
+    for number in range(NIGHTS + 1, 9):
+        lake.add(month.make_night(number, 100, seed=9))
+    lake.add(month.make_night(9, 10, seed=9))
+    assert (
+        lake.run(alerts=["overall.psi > band", "each.psi > band", "each.flag_rate > band"], sample=None).exit_code == 0
+    )
+    usual, small = (lake.report(night)["overall"]["bands"] for night in ("2026-10-08", "2026-10-09"))
+    assert "psi" not in usual, "of six nights with one before it"
+    assert small["psi"] > 1
+    assert small["flag_rate"] > 1.5 * usual["flag_rate"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from datetime import date
@@ -16,7 +17,7 @@ from confscore.audit.scoring import Jobs, provenance_hash
 from confscore.audit.settings import AuditConfig
 from confscore.config import Config, load
 from confscore.demo import GUARD_FOLDER, GUARD_YAML
-from confscore.errors import ConfigError, GuardError, JobError
+from confscore.errors import ConfigError, ConfscoreError, GuardError, JobError
 from confscore.guards import resolve
 from confscore.manifest import Provenance
 from confscore.plan import find_provenance
@@ -170,7 +171,54 @@ def test_nights_of_three_keys(jobs: World) -> None:
     assert seen == [{"year": "2026", "month": "10", "day": "01"}]
 
 
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"alerts": [{"when": "S999.flag_rate > 1"}]}, "names S999"),
+        ({"thresholds": ["S999=0.5"]}, "S999: is no category of the scores"),
+        ({"output": "corpus/audit"}, "lies in the corpus"),
+    ],
+)
+def test_what_would_stop_the_report_is_refused_before_scoring(
+    jobs: World, changes: dict[str, object], sentence: str
+) -> None:
+    if "output" in changes:
+        changes = {"output": str(jobs.root / str(changes["output"]))}
+    with pytest.raises(ConfscoreError, match=sentence):
+        jobs.audit(**changes)
+    assert jobs.seen == []
+
+
+def test_a_partition_without_documents_is_a_night_of_none_and_the_next_ones_do_not_wait(jobs: World) -> None:
+    publish = jobs.run
+    without = ["2026-10-01", "2026-10-03"]
+    jobs.run = lambda path: 0 if load(path).input.where["date"] in without else publish(path)  # type: ignore[method-assign]
+    outcome = jobs.audit()
+    assert [record.night for record in outcome.records] == ["2026-10-01", "2026-10-02", "2026-10-03"]
+    assert [record.metrics["overall"]["documents"] for record in outcome.records] == [0, 100, 0]
+    assert len({record.kind for record in outcome.records[::2]}) == 1
+    assert outcome.records[0].summary == "OK 2026-10-01: 0 documents"
+    assert jobs.audit().records == ()
+
+
 def test_one_night_in_two_spellings_is_refused(jobs: World) -> None:
     shutil.copytree(jobs.root / "corpus" / "date=2026-10-01", jobs.root / "corpus" / "date=20261001")
     with pytest.raises(ConfigError, match="night 2026-10-01 is spelled in two ways, 2026-10-01 and 20261001"):
         jobs.audit()
+
+
+@pytest.mark.parametrize("status", [2, 3, None, -9])
+def test_a_job_that_is_not_committed_is_no_night(jobs: World, status: int | None) -> None:
+    jobs.run = lambda path: status  # type: ignore[method-assign]
+    with pytest.raises(JobError, match="night 2026-10-01 could not be scored"):
+        jobs.audit()
+    assert not list((jobs.root / "audit").glob("nights/*.json"))
+
+
+def test_a_partition_that_was_written_again_at_its_size_is_scored_again(jobs: World) -> None:
+    jobs.audit()
+    jobs.seen.clear()
+    (part,) = (jobs.root / "corpus" / "date=2026-10-03").iterdir()
+    os.utime(part, ns=(0, part.stat().st_mtime_ns + 1))
+    jobs.audit()
+    assert scored(jobs) == ["2026-10-03"]

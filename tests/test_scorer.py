@@ -187,6 +187,46 @@ def test_a_document_that_cannot_be_scored_is_an_error_row(
     assert before.status == after.status == "scored"
 
 
+def test_documents_of_one_text_are_scored_once() -> None:
+    engine = ToyEngine(TABLES)
+    scorer = toy_scorer(engine)
+    documents = [toy_document(seed, doc_id=f"{seed}-{copy}") for copy in range(3) for seed in (1, 2)]
+    first = asyncio.run(scorer.score_all(documents[:4]))  # two of each are in flight together
+    later = asyncio.run(scorer.score_all(documents[4:]))
+    assert [score.doc_id for score in (*first, *later)] == [document.doc_id for document in documents]
+    alone_engine = ToyEngine(TABLES)
+    alone = asyncio.run(toy_scorer(alone_engine).score_all(documents[:2]))
+    assert len(engine.asked) == len(alone_engine.asked)
+    for place, score in enumerate((*first, *later)):
+        expected = alone[place % 2]
+        assert score.probs is not None
+        np.testing.assert_array_equal(score.probs, expected.probs)
+        spent = (expected.requests, expected.prompt_tokens) if place < 2 else (0, 0)
+        assert (score.requests, score.prompt_tokens) == spent
+
+
+def test_the_same_words_in_another_role_are_another_document() -> None:
+    asked, said = (Document("d", (Message(role, "1"),)) for role in ("user", "assistant"))
+    scores = asyncio.run(toy_scorer(ToyEngine(TABLES)).score_all([asked, said]))
+    assert all(score.requests > 0 for score in scores)
+
+
+def test_a_document_that_failed_is_tried_again() -> None:
+    tables = dict[int, oracle.NextProbs]()
+    scorer = toy_scorer(ToyEngine(tables))
+    first = asyncio.run(scorer.score(toy_document(1)))
+    tables[1] = TABLES[1]
+    again = asyncio.run(scorer.score(toy_document(1)))
+    assert (first.status, again.status) == ("error", "scored")
+
+
+def test_what_is_remembered_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("confscore.scorer.RECENT", 2)
+    scorer = toy_scorer(ToyEngine(TABLES))
+    spent = [asyncio.run(scorer.score(toy_document(seed))).requests for seed in (1, 2, 3, 3, 2, 1)]
+    assert [requests > 0 for requests in spent] == [True, True, True, False, False, True]
+
+
 @pytest.mark.parametrize("normalization", ["raw", "local", "global"])
 def test_a_model_that_never_answers_makes_error_rows(normalization: str) -> None:
     engine = ToyEngine({0: lambda _: NOTHING_BUT_X})

@@ -21,11 +21,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from confscore.errors import ConfigError
+from confscore.words import one_line
 
 Severity = Literal["warn", "fail"]
 OVERALL = "overall"
 EACH = "each"
 HISTORIES = ("previous", "trailing_median", "band")
+_LONGEST = 500  # characters: a tree that is deeper cannot be walked
+_MOST = 1e300  # whole numbers have no end, and floats do
 
 Known = Callable[[str, str, str | None], float | None]
 """``known(scope, metric, history)`` is a metric of tonight, or of its history; ``None`` where there is none."""
@@ -133,13 +136,19 @@ def read_rule(
     ConfigError
         It is no rule, or names what does not exist.
     """
+    text = one_line(text)  # YAML may fold or keep line breaks, and a verdict is one line
+    if len(text) > _LONGEST:
+        raise ConfigError(f"{where}: has {len(text):,} characters; a rule has at most {_LONGEST}")
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
+        tree = ast.parse(text, mode="eval").body
     except SyntaxError as error:
         raise ConfigError(f"{where}: {text!r} is no rule: {error.msg}") from None
-    if not isinstance(tree, ast.Compare | ast.BoolOp | ast.UnaryOp):
-        raise ConfigError(f"{where}: {text!r} compares nothing; a rule reads like S4.flag_rate > 2 * trailing_median")
     _check(tree, text, where)
+    if not _compares(tree):
+        raise ConfigError(
+            f"{where}: {text!r} compares nothing, or takes a comparison for a number; a rule reads like "
+            "S4.flag_rate > 2 * trailing_median"
+        )
     used = _metrics(tree)
     for scope, metric in used:
         if scope not in (OVERALL, EACH, *codes):
@@ -165,7 +174,7 @@ def _check(tree: ast.expr, text: str, where: str) -> None:
         wrong = (
             (
                 isinstance(node, ast.Constant)
-                and (isinstance(node.value, bool) or not isinstance(node.value, int | float))
+                and (isinstance(node.value, bool) or not isinstance(node.value, int | float) or node.value > _MOST)
             )
             or (isinstance(node, ast.BinOp) and type(node.op) not in _ARITHMETIC)
             or (isinstance(node, ast.Compare) and any(type(op) not in _COMPARISONS for op in node.ops))
@@ -182,6 +191,19 @@ def _check(tree: ast.expr, text: str, where: str) -> None:
             f"{where}: {text!r} has {bare[0]}, which is neither a metric, such as {bare[0]}.flag_rate, nor one of "
             f"{', '.join(HISTORIES)}"
         )
+
+
+def _compares(tree: ast.expr) -> bool:
+    """Say whether a tree of allowed forms is a truth made of comparisons of numbers, as :func:`_truth` takes it."""
+    match tree:
+        case ast.BoolOp(values=parts):
+            return all(_compares(part) for part in parts)
+        case ast.UnaryOp(op=ast.Not(), operand=operand):
+            return _compares(operand)
+        case ast.Compare(left=left, comparators=others):
+            truths = (ast.Compare, ast.BoolOp, ast.Not)
+            return not any(isinstance(node, truths) for each in (left, *others) for node in ast.walk(each))
+    return False
 
 
 def _is_history(node: ast.Call) -> bool:

@@ -76,7 +76,9 @@ def normalized_wasserstein(counts: IntArray, baseline: IntArray) -> float:
     return float(distance / np.sqrt(variance))
 
 
-def upper_band(history: Sequence[float], alpha: float, own_spread: float | None = None) -> float | None:
+def upper_band(
+    history: Sequence[float], alpha: float, own_spread: float | None = None, further: float = 0.0
+) -> float | None:
     """Return what the next value of a positive metric exceeds with a chance of about ``alpha``, nothing having changed.
 
     A prediction bound of the normal distribution for one further value (Hahn and Meeker 1991), on logarithms:
@@ -93,6 +95,8 @@ def upper_band(history: Sequence[float], alpha: float, own_spread: float | None 
         What the metric's logarithm varies by on its own, where that is known. It counts as so many further nights as
         ``PRIOR_NIGHTS`` says, because a few nights say little of a spread (a moderated variance, Smyth 2004, "Linear
         models and empirical Bayes methods"): ``s² = (k own² + n s²) / (k + n)``, with ``k + n - 1`` degrees of freedom.
+    further : float
+        The variance that the next value's logarithm has beyond that of the earlier ones.
 
     Returns
     -------
@@ -109,7 +113,8 @@ def upper_band(history: Sequence[float], alpha: float, own_spread: float | None 
     if own_spread is not None:
         spread = float(np.sqrt((PRIOR_NIGHTS * own_spread**2 + count * spread**2) / (PRIOR_NIGHTS + count)))
         freedom += PRIOR_NIGHTS
-    return float(np.exp(middle + stats.t.ppf(1 - alpha, freedom) * spread * np.sqrt(1 + 1 / count)))
+    deviation = np.sqrt(spread**2 * (1 + 1 / count) + further)
+    return float(np.exp(middle + stats.t.ppf(1 - alpha, freedom) * deviation))
 
 
 def _shares(counts: IntArray) -> FloatArray:

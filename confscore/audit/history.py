@@ -19,8 +19,13 @@ Metrics = Mapping[str, Mapping[str, float | None]]
 
 TREND_METRICS = ("flag_rate", "prevalence", "psi", "wasserstein", "f1", "audited_f1")
 """What is kept of a category; of all documents everything is."""
-_LEAST_PSI = 1e-6
+_DISTANCES = {"psi": 1.0, "wasserstein": 0.5}
+_COUNTS = ("documents", "flagged", "expected")
+_OF_ALL = ("error_rate", "bounded_rate", "truncated_rate")
+_LEAST = 1e-6
+_LEAST_COUNT = 0.05
 _PSI_SPREAD = 0.3
+_OTHER_SPREAD = 0.05
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -37,6 +42,8 @@ class History:
         See :class:`confscore.audit.settings.AuditConfig`.
     alpha : float
         How often a band is exceeded by chance.
+    documents, scored : int or None
+        Of this night, all and those with scores: numbers of fewer documents vary more. ``None``: as many as before.
     """
 
     records: tuple[NightRecord, ...]
@@ -44,6 +51,8 @@ class History:
     baseline_nights: int
     trailing_nights: int
     alpha: float
+    documents: int | None = None
+    scored: int | None = None
 
     @property
     def baseline(self) -> tuple[NightRecord, ...]:
@@ -80,20 +89,39 @@ class History:
         """Return what a metric exceeds by chance; ``None`` for too short a history.
 
         Rates are counts of documents, which vary by themselves, their logarithms by ``1 / sqrt(count)`` (Poisson); a
-        count of 0 is taken for a half. The logarithm of a
-        stability index of independent samples varies by about ``sqrt(2 / (bins - 1))``, the spread of a chi-squared
-        variable; 0.3 is that of the twenty-odd bins that scores usually fill.
+        count of 0 is taken for a half. The logarithm of a stability index of independent samples varies by about
+        ``sqrt(2 / (bins - 1))``, the spread of a chi-squared variable; 0.3 is that of the twenty-odd bins that scores
+        usually fill.
+
+        On a night with fewer documents than the ones before, rates vary more, and distances of mere chance are larger:
+        a Wasserstein distance by the root of the ratio of documents, a stability index by the ratio, and by that of
+        ``log(1 + baseline / documents)`` too, because the half counts in empty bins are larger shares. More documents
+        make no band narrower, because nights differ by more than chance. Other metrics vary as they have varied, and
+        at least by some per cent.
         """
         values = self._values(scope, metric)
         if not values:
             return None
-        if metric in ("psi", "wasserstein"):
-            return upper_band([max(value, _LEAST_PSI) for value in values], self.alpha, own_spread=_PSI_SPREAD)
-        documents = float(np.median([_known(record, OVERALL, "documents") or 1.0 for record in self.trailing]))
-        least = 0.5 / max(documents, 1.0) if metric.endswith(("_rate", "prevalence")) else 0.5
-        positive = [max(value, least) for value in values]
-        count = float(np.median(positive)) / least * 0.5
-        return upper_band(positive, self.alpha, own_spread=1 / float(np.sqrt(count)))
+        before = max(float(np.median([_known(record, OVERALL, "documents") or 1.0 for record in self.trailing])), 1.0)
+        size = self.documents if metric in _OF_ALL else self.scored
+        tonight = before if size is None else float(min(max(size, 1), before))
+        if metric in _DISTANCES:
+            larger = (before / tonight) ** _DISTANCES[metric]
+            if metric == "psi":
+                with_all = sum(_known(record, OVERALL, "documents") or 0.0 for record in self.baseline)
+                larger *= float(np.log1p(with_all / tonight) / np.log1p(max(with_all, 1.0) / before))
+            distances = [larger * max(value, _LEAST) for value in values]
+            return upper_band(distances, self.alpha, own_spread=_PSI_SPREAD)
+        if metric.endswith(("_rate", "prevalence")):
+            positive = [max(value, 0.5 / before) for value in values]
+            rate = float(np.median(positive))
+            further = 1 / max(rate * tonight, _LEAST_COUNT) - 1 / (rate * before)
+            band = upper_band(positive, self.alpha, 1 / float(np.sqrt(rate * before)), max(further, 0.0))
+            return None if band is None else min(band, 1.0)
+        if metric in _COUNTS:
+            positive = [max(value, 0.5) for value in values]
+            return upper_band(positive, self.alpha, own_spread=1 / float(np.sqrt(np.median(positive))))
+        return upper_band([max(value, _LEAST) for value in values], self.alpha, own_spread=_OTHER_SPREAD)
 
     def trend(self) -> list[TrendPoint]:
         """Return the last nights for lines over time."""

@@ -26,10 +26,14 @@ def changes(
         text = f"this night was audited before ({before.audit_id}), and its files have changed since"
         found.append(Notice(severity="warn", text=text))
     earlier = [record for record in records if record.night < str(history.night)]
-    if earlier and not history.records:
+    if earlier:
         changed = first_difference(max(earlier, key=lambda record: record.night).identity, identity)
         if changed is not None:
-            text = f"a new baseline begins: scores have another {changed[0]} ({changed[2]}, not {changed[1]})"
+            text = f"scores have another {changed[0]} ({changed[2]}, not {changed[1]})"
+            if history.records:
+                text += f" again: they are compared with {history.records[-1].night} and before"
+            else:
+                text = f"a new baseline begins: {text}"
             found.append(Notice(severity="warn", text=text))
     return found
 

@@ -11,6 +11,7 @@ import pyarrow.dataset as pds
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from confscore.audit.lake import below
 from confscore.audit.record import Interval, LabelsIn, NightRecord, Notice
 from confscore.audit.settings import LabelSettings
 from confscore.audit.tally import flags_of, probabilities
@@ -22,6 +23,7 @@ from confscore.population import Totals, read_scored
 from confscore.rows import BoolArray, FloatArray
 from confscore.sample import Sample
 from confscore.sample_file import INCLUSION
+from confscore.words import printable
 
 SAMPLED_SCORES = "sample_scores.parquet"
 """Beside a night's sample: what its documents' scores were. Labellers do not get it, so that it cannot lead them."""
@@ -70,12 +72,19 @@ def find_label_files(settings: LabelSettings | None) -> list[tuple[str, int, int
     except OSError as error:
         raise InputError(f"labels.path {settings.path}: cannot be listed: {error}") from None
     found = [each for each in infos if each.is_file and each.path.lower().endswith(_SUFFIXES)]
-    scheme = settings.path.partition("://")[0] if "://" in settings.path else ""
     return sorted(
-        (f"{scheme}://{each.path}" if scheme else each.path, each.size or 0, each.mtime_ns or 0)
+        (_place_of(settings.path, each.path, root), each.size or 0, each.mtime_ns or 0)
         for each in found
         if not any(part[:1] in ("_", ".") for part in each.path[len(root) :].split("/") if part)
     )
+
+
+def _place_of(where: str, path: str, root: str) -> str:
+    """Return the local path or address of a file that was found below ``root``."""
+    if "://" not in where:
+        return path
+    inside = path[len(root) :].lstrip("/")
+    return below(where, inside) if inside else where
 
 
 def read_arrived(
@@ -88,7 +97,25 @@ def read_arrived(
             tables.append(read_labels(path, codes, settings.id_column, settings.label_column))
         except InputError as error:
             notices.append(Notice(severity="warn", text=f"labels were left out: {error}"))
-    return tables, notices
+    return tables, notices + _disagreements(tables)
+
+
+def _disagreements(tables: Sequence[LabelTable]) -> list[Notice]:
+    """Say of how many documents files have different labels."""
+    first: dict[str, BoolArray] = {}
+    differ: dict[str, str] = {}
+    for table in tables:
+        for doc_id, row in zip(table.ids, table.truth, strict=True):
+            if not np.array_equal(first.setdefault(doc_id, row), row):
+                differ[doc_id] = table.path
+    if not differ:
+        return []
+    doc_id, path = next(iter(differ.items()))
+    text = (
+        f"labels of {len(differ)} documents differ between files, and those of the last file by name count; {path} "
+        f"has other ones of {printable(doc_id)}"
+    )
+    return [Notice(severity="warn", text=text)]
 
 
 def scores_of_sample(path: str, table: pds.Dataset, sample: Sample) -> pa.Table:

@@ -30,6 +30,12 @@ SCORES = "scores"
 INDEX = "index.html"
 
 
+def below(folder: str, name: str) -> str:
+    """Return the local path or address of something in a folder; an address keeps its options at its end."""
+    place, mark, options = folder.partition("?") if "://" in folder else (folder, "", "")
+    return f"{place.rstrip('/')}/{name}{mark}{options}"
+
+
 @dataclass(frozen=True, slots=True)
 class Lake:
     """The audit's folder.
@@ -54,7 +60,7 @@ class Lake:
 
     def place(self, name: str) -> str:
         """Return the local path or address of something in it."""
-        return f"{self.output.rstrip('/')}/{name}"
+        return below(self.output, name)
 
     def read_records(self) -> list[NightRecord]:
         """Return the records of all audited nights, oldest first.
@@ -67,7 +73,7 @@ class Lake:
         selector = fs.FileSelector(f"{self.root}/{NIGHTS}", allow_not_found=True)
         found = []
         for info in self.filesystem.get_file_info(selector):
-            if info.is_file and info.base_name.endswith(".json"):
+            if info.is_file and info.base_name.endswith(".json") and info.base_name[0] not in "._":
                 try:
                     with self.filesystem.open_input_stream(info.path) as stream:
                         found.append(NightRecord.model_validate_json(stream.read()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import pyarrow.dataset as pds
@@ -128,11 +128,13 @@ def audit_night(
     notices = changes(before, signature, records, identity, history)
     model, refused = fit_for(config.fit, desk.model, identity)
     notices += refused
-    rules = _rules(config, model, codes)
+    rules = flag_rules(config, model, codes)
     counts = count_night(scores.path, table, rules, config.top_documents)
+    history = replace(history, documents=counts.scored + counts.failed, scored=counts.scored)
     audited, left_out = _audited(desk, history, codes)
     notices += left_out
-    _write_flags(desk, scores, table, rules, folder)
+    if counts.scored or counts.failed:
+        _write_flags(desk, scores, table, rules, folder)
     sample, more = _draw(desk, scores, table, model, folder, counts)
     notices += more
     excerpts, missing = find_excerpts(config, scores, counts)
@@ -219,7 +221,14 @@ def _audit_id(desk: Desk, scores: TableNight, signature: str, provenance: Proven
     return f"audit-{short_digest(content)}"
 
 
-def _rules(config: AuditConfig, model: FittedModel | None, codes: Sequence[str]) -> tuple[Rule, ...]:
+def flag_rules(config: AuditConfig, model: FittedModel | None, codes: Sequence[str]) -> tuple[Rule, ...]:
+    """Return what flags a document.
+
+    Raises
+    ------
+    InputError
+        A threshold cannot be understood, or is for no category of the taxonomy.
+    """
     thresholds = list(config.thresholds)
     if model is None and not any("=" not in each for each in thresholds):
         thresholds.append(THRESHOLD)

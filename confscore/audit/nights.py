@@ -8,12 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 
+import pyarrow as pa
 import pyarrow.dataset as pds
 
 from confscore.config import InputConfig
 from confscore.corpus.files import CorpusFile, find_files, hive_keys, resolve
 from confscore.errors import ConfigError, TableError
-from confscore.score_table import open_table
+from confscore.manifest import Provenance
+from confscore.rows import Columns, score_schema
+from confscore.score_table import PROVENANCE_KEY, open_table
 
 RUN = "run"
 """The partition key of a score table's runs."""
@@ -54,6 +57,8 @@ class TableNight:
         Its files on the table's filesystem.
     runs : tuple of str
         The runs that wrote them.
+    empty : pyarrow.Schema or None
+        The schema of a night without documents, which has no file to say it.
     """
 
     night: date
@@ -62,10 +67,13 @@ class TableNight:
     path: str
     files: tuple[str, ...]
     runs: tuple[str, ...]
+    empty: pa.Schema | None = None
 
     def open(self) -> pds.Dataset:
         """Return its rows as a score table."""
         filesystem, root = resolve(self.path)
+        if self.empty is not None:
+            return pds.FileSystemDataset([], self.empty, pds.ParquetFileFormat(), filesystem)
         return pds.dataset(
             list(self.files), filesystem=filesystem, format="parquet", partitioning="hive", partition_base_dir=root
         )
@@ -116,6 +124,13 @@ def table_nights(path: str, columns: Sequence[str]) -> dict[date, TableNight]:
         signature = digest([[file[len(root) :], size] for file, size in own])
         found[night] = TableNight(night, where, signature, path, tuple(file for file, _ in own), tuple(map(str, runs)))
     return found
+
+
+def night_without_documents(path: str, night: CorpusNight, provenance: Provenance) -> TableNight:
+    """Return a night whose run has found no document, and so has written no file."""
+    schema = score_schema(Columns(tuple(provenance.categories)))
+    schema = schema.with_metadata({PROVENANCE_KEY: provenance.model_dump_json().encode()})
+    return TableNight(night.night, night.where, digest([]), path, (), (), schema)
 
 
 def nights_between(nights: Mapping[date, object], first: date | None, last: date | None) -> list[date]:

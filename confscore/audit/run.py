@@ -10,16 +10,26 @@ from confscore.audit import scoring
 from confscore.audit.build import exit_status, worst
 from confscore.audit.labels_in import find_label_files
 from confscore.audit.lake import Lake
-from confscore.audit.night import Desk, audit_night
-from confscore.audit.nights import CorpusNight, TableNight, corpus_nights, nights_between, refuse_none, table_nights
+from confscore.audit.night import Desk, audit_night, flag_rules
+from confscore.audit.nights import (
+    CorpusNight,
+    TableNight,
+    corpus_nights,
+    night_without_documents,
+    nights_between,
+    refuse_none,
+    table_nights,
+)
 from confscore.audit.page import render_index
 from confscore.audit.record import NightRecord, Verdict
-from confscore.audit.settings import AuditConfig, load_job
+from confscore.audit.settings import AuditConfig, load_job, read_rules
 from confscore.config import Config
 from confscore.corpus.files import resolve
 from confscore.errors import ConfigError
 from confscore.fitted import digest, load_model, read_file
 from confscore.lock import locked
+from confscore.manifest import Provenance
+from confscore.run_folder import read_manifests
 
 _CLAIMS = "_claims"
 
@@ -174,7 +184,7 @@ class _Existing:
     def __init__(self, config: AuditConfig, lake: Lake) -> None:
         assert config.scores is not None
         self._config = config
-        _refuse_inside(config.scores, lake)
+        _refuse_inside(config.scores, "score table", lake)
         self._nights = table_nights(config.scores, config.night_columns)
         refuse_none(config.scores, self._nights)
 
@@ -201,7 +211,8 @@ class _Scored:
         self._config, self._lake, self._jobs = config, lake, jobs
         self._job: Config = job
         self._nights: dict[date, CorpusNight] = corpus_nights(job.input, config.night_columns)
-        self._kind: str | None = None
+        _refuse_inside(job.input.path, "corpus", lake)
+        self._provenance: Provenance | None = None
 
     def pending(self, records: Sequence[NightRecord], span: Span) -> list[date]:
         return _pending(self._config, {night: each.signature for night, each in self._nights.items()}, records, span)
@@ -210,11 +221,19 @@ class _Scored:
         return self._nights[night].signature
 
     def scores_of(self, night: date) -> TableNight:
-        if self._kind is None:
-            self._kind = scoring.provenance_hash(self._jobs.find_provenance(self._job))
-        table = scoring.table_of(self._lake, self._kind)
+        if self._provenance is None:
+            provenance = self._jobs.find_provenance(self._job)
+            codes = tuple(provenance.categories)  # what they do not allow is refused before hours of scoring
+            read_rules(self._config, codes)
+            flag_rules(self._config, None, codes)
+            self._provenance = provenance
+        table = scoring.table_of(self._lake, scoring.provenance_hash(self._provenance))
         scoring.score_night(self._job, table, self._nights[night], self._jobs.run)
-        return table_nights(table, self._config.night_columns)[night]
+        filled = any(manifest.output_files for manifest in read_manifests(table))
+        scored = table_nights(table, self._config.night_columns) if filled else {}
+        if night not in scored:  # the run is committed, so it has found no document
+            return night_without_documents(table, self._nights[night], self._provenance)
+        return scored[night]
 
     def newest(self) -> date:
         return max(self._nights)
@@ -238,7 +257,7 @@ def _pending(
     return [night for night in wanted if audited.get(str(night)) != signatures[night]]
 
 
-def _refuse_inside(scores: str, lake: Lake) -> None:
-    table = resolve(scores)[1].rstrip("/")
-    if f"{lake.root}/".startswith(f"{table}/"):
-        raise ConfigError(f"output {lake.output}: lies in the score table {scores}; put it beside")
+def _refuse_inside(path: str, what: str, lake: Lake) -> None:
+    folder = resolve(path)[1].rstrip("/")
+    if f"{lake.root}/".startswith(f"{folder}/"):
+        raise ConfigError(f"output {lake.output}: lies in the {what} {path}; put it beside")

@@ -65,6 +65,21 @@ class DemoFolder:
         """Return the score table."""
         return self.root / "scores"
 
+    @property
+    def fit(self) -> Path:
+        """Return what is fitted to the labels."""
+        return self.root / "model.json"
+
+    @property
+    def audit_config(self) -> Path:
+        """Return the audit's configuration."""
+        return self.root / "audit.yaml"
+
+    @property
+    def audit(self) -> Path:
+        """Return what the audit keeps."""
+        return self.root / "audit"
+
 
 def prepare(out: Path, documents: int) -> DemoFolder:
     """Write the corpus, the labels, the guard and the configuration; an earlier demo there is replaced.
@@ -77,7 +92,7 @@ def prepare(out: Path, documents: int) -> DemoFolder:
     folder = DemoFolder(out)
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not folder.config.exists())):
         raise ConfigError(f"--out {out}: exists, and is not the folder of an earlier demo; choose another one")
-    for old in (folder.corpus, folder.scores, *out.glob("scores.run-*")):
+    for old in (folder.corpus, folder.scores, folder.audit, *out.glob("scores.run-*")):
         shutil.rmtree(old, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
     write_corpus(folder.corpus, documents, SEED, folder.labels)

@@ -11,6 +11,8 @@ import duckdb
 import pandas as pd
 import pytest
 
+from confscore.audit.record import Report
+
 pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.timeout(420)]
 
 CONFSCORE = Path(sys.executable).parent / "confscore"
@@ -47,6 +49,18 @@ def test_demo(tmp_path: Path) -> None:
     assert list(table.index) == ["marginal", "conditional", "joint", "greedy"]
     assert table.loc["marginal", "micro_auc"] == pytest.approx(auc, abs=1e-4)
     assert table.loc["marginal", "micro_auc"] > table.loc["greedy", "micro_auc"]
+
+    assert "OK: nothing new" not in done.stdout
+    (page,) = re.findall(r"^The page of the last night: (\S+);", done.stdout, re.M)
+    assert page.startswith(str(out / "audit" / "nights" / "2026-11-23"))
+    report = Report.model_validate_json(Path(page).with_name("report.json").read_bytes())
+    assert report.calibrated
+    assert report.labels is not None
+    assert report.labels.night == "2026-11-22"
+    assert report.overall.metrics["documents"] == 150
+    assert report.overall.metrics["gap_days"] == 1
+    assert all(top.excerpt for each in report.categories for top in each.top)
+    assert (out / "audit" / "index.html").exists()
 
     refused = subprocess.run([CONFSCORE, "demo", "--out", tmp_path], capture_output=True, text=True, check=False)
     assert refused.returncode == 2
