@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from confscore import console, supervise
-from confscore.cli_audit import audit
+from confscore.cli_audit import AuditCommand, audit
 from confscore.cli_common import (
     DebugOption,
     Exit,
@@ -175,8 +175,9 @@ def evaluate(
             console.say(f"Wrote {', '.join(str(path) for path in written)}")
 
 
-for command in (fit, apply, sql, sample, audit):
+for command in (fit, apply, sql, sample):
     app.command()(command)
+app.command(cls=AuditCommand)(audit)
 
 
 def run_score(config: Config, log: RunLog) -> Exit:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from datetime import UTC, date, datetime
 from enum import IntEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
+from typer.core import TyperCommand
 
 from confscore import console, supervise
-from confscore.cli_common import DebugOption, plain_errors
+from confscore.cli_common import DebugOption, plain_errors, said_of
 
 if TYPE_CHECKING:
     from confscore.config import Config
@@ -24,6 +25,19 @@ class AuditExit(IntEnum):
     WARN = 1
     FAIL = 2
     AUDIT_FAILED = 3
+
+
+class AuditCommand(TyperCommand):
+    """A command line that cannot be understood is no verdict: it ends with 3, and not with 2, which says fail."""
+
+    def make_context(self, *words: Any, **settings: Any) -> Any:
+        """Read the command line."""
+        try:
+            return super().make_context(*words, **settings)
+        except Exception as error:
+            if isinstance(error, typer.BadParameter.__bases__):  # all such errors; typer has no name for their class
+                error.exit_code = AuditExit.AUDIT_FAILED  # type: ignore[attr-defined]
+            raise
 
 
 def audit(
@@ -63,10 +77,15 @@ def audit(
 
         settings = load_audit(config)
         span = auditing.Span(_day(from_), _day(to), _day(today) or datetime.now(UTC).date())
-        outcome = auditing.audit(settings, span, _log, Jobs(_provenance, run_score))
         lake = Lake(settings.output)
+        try:
+            outcome = auditing.audit(settings, span, _log, Jobs(_provenance, run_score))
+        except (Exception, KeyboardInterrupt) as error:
+            if webhook:
+                _log(notify.post(webhook, notify.failure(said_of(error)[0], AuditExit.AUDIT_FAILED, lake)) or "")
+            raise
         if keep_nights is not None:
-            removed = auditing.keep_nights(lake, keep_nights)
+            removed = auditing.keep_nights(lake, keep_nights, outcome.records)
             _log(
                 f"Removed the pages, samples and flags of {len(removed)} nights: {', '.join(removed)}"
                 if removed

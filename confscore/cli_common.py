@@ -52,7 +52,7 @@ def plain_errors(debug: bool, log_format: LogFormat = "text", status: int | None
     except (typer.Exit, typer.Abort):
         raise
     except (Exception, KeyboardInterrupt) as error:
-        sentence, meant = _said_of(error)
+        sentence, meant = said_of(error)
         status = meant if status is None else status
         if debug:
             traceback.print_exc()
@@ -60,7 +60,7 @@ def plain_errors(debug: bool, log_format: LogFormat = "text", status: int | None
         raise typer.Exit(status) from None
 
 
-def _said_of(error: BaseException) -> tuple[str, int]:
+def said_of(error: BaseException) -> tuple[str, int]:
     """Return an error in one sentence, and the exit status that it means."""
     error = failed_store(error) or error
     match error:

@@ -48,7 +48,7 @@ def read_mapping(path: str | Path, what: str, keys: str) -> dict[str, object]:
     except NotYaml as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: a {what} is a mapping with the keys {keys}")
+        raise ConfigError(f"{path}: the {what} file has to be a mapping with the keys {keys}")
     return tree
 
 

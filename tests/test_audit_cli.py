@@ -264,6 +264,60 @@ def test_old_pages_are_removed_and_never_records_or_scores(lake: Lake) -> None:
     assert len(trend) == 4, "trends rest on records"
 
 
+def test_removed_pages_have_no_link_and_a_range_makes_them_anew(lake: Lake) -> None:
+    assert lake.run("--keep-nights", "1", "--to", "2026-10-02").exit_code == 0
+    assert lake.folder("2026-10-01").exists(), "it was audited just now"
+    assert lake.run("--keep-nights", "1").exit_code == 0
+    index = lake.root / "audit" / "index.html"
+    assert index.read_text().count("report.html") == 1
+    assert index.read_text().count("(page removed)") == 2
+    assert lake.run("--from", "2026-10-01", "--to", "2026-10-01").exit_code == 0
+    assert (lake.folder("2026-10-01") / "report.html").exists()
+    assert index.read_text().count("report.html") == 2
+    index.unlink()
+    assert lake.run().exit_code == 0
+    assert index.read_text().count("report.html") == 2, "a lost list is written again"
+
+
+def test_a_range_in_which_nothing_has_changed_has_the_verdict_of_its_nights(lake: Lake) -> None:
+    rules = ["overall.gap_days < 2"]  # not known on the first night
+    assert lake.run(alerts=rules).exit_code == 1
+    for night, status in (("2026-10-01", 0), ("2026-10-02", 1)):
+        again = lake.run("--from", night, "--to", night, alerts=rules)
+        assert (again.exit_code, "nothing in this range" in again.stdout) == (status, True)
+
+
+def test_a_command_line_that_cannot_be_read_is_no_verdict(lake: Lake) -> None:
+    for wrong in (["--keep-nigths", "3"], ["--from", "yesterday"], ["--keep-nights", "0"]):
+        found = lake.run(*wrong)
+        assert (found.exit_code, found.stdout) == (3, "")
+    assert CliRunner().invoke(app, ["audit"]).exit_code == 3
+    assert CliRunner().invoke(app, ["sql", "--no-such"]).exit_code == 2
+
+
+def test_a_webhook_hears_of_an_audit_that_failed(lake: Lake, server: tuple[str, list[dict], list[int]]) -> None:
+    url, told, _ = server
+    assert lake.run("--webhook", url, scores="nowhere").exit_code == 3
+    (message,) = told
+    assert (message["verdict"], message["status"], message["nights"]) == (None, 3, [])
+    assert message["text"] == "AUDIT FAILED: nowhere: no such score table"
+
+
+def test_too_few_labels_are_said(lake: Lake) -> None:
+    assert lake.run("--to", "2026-10-01").exit_code == 0
+    ids = pq.read_table(lake.folder("2026-10-01") / "sample.parquet")["doc_id"].to_pylist()
+    folder = lake.root / "labels"
+    folder.mkdir()
+    rows = [f"{doc_id},0,0,0,0,0" for doc_id in ids[: len(ids) // 2]]
+    (folder / "half.csv").write_text("\n".join(["doc_id,S1,S2,S3,S4,S5", *rows]))
+    assert lake.run("--to", "2026-10-02", labels={"path": str(folder)}).exit_code == 0
+    report = json.loads((lake.folder("2026-10-02") / "report.json").read_text())
+    (notice,) = report["notices"]
+    assert notice["severity"] == "info"
+    assert notice["text"].startswith(f"{len(rows)} of the {len(ids)} sampled documents of 2026-10-01 have labels")
+    assert report["labels"] is None
+
+
 def test_a_start_that_was_killed_leaves_nothing_that_counts(lake: Lake) -> None:
     from confscore.audit.run import Span, audit
     from confscore.audit.settings import AuditConfig

@@ -30,13 +30,14 @@ from confscore.rules import Rule
 
 BANDED = ("flag_rate", "prevalence", "psi", "wasserstein", "error_rate")
 """Metrics whose bands a report shows."""
+_SCATTER = "95 %: how true labels scatter about the probabilities, if those are calibrated and labels independent"
 INTERVALS = {
     "flag_rate": "Wilson's interval at 95 %, as if the night's documents were draws",
     "error_rate": "Wilson's interval at 95 %, as if the night's documents were draws",
-    "prevalence": "95 %: how true labels scatter about the probabilities, if those are calibrated",
-    "precision": "95 %: how true labels scatter about the probabilities, if those are calibrated",
-    "recall": "95 %: how true labels scatter about the probabilities, if those are calibrated",
-    "f1": "95 %: how true labels scatter about the probabilities, if those are calibrated",
+    "prevalence": _SCATTER,
+    "precision": _SCATTER,
+    "recall": _SCATTER,
+    "f1": _SCATTER,
     "audited": "90 %, from the labelled sample by its inclusion probabilities",
 }
 _SEVERITY: dict[str, int] = {"ok": 0, "warn": 1, "fail": 2}

@@ -32,7 +32,11 @@ def excerpt(text: str, how: Excerpts) -> str | None:
     """
     if how == "none":
         return None
-    line = " ".join(text[: 8 * LONGEST].split())
+    start = text[: 8 * LONGEST]
+    words = start.split()
+    if len(start) < len(text) and words and not start[-1].isspace():
+        words.pop()  # what is cut in two is not known by its pattern any more
+    line = " ".join(words)
     if how == "redacted":
         for pattern, mark in _MARKS:
             line = pattern.sub(mark, line)

@@ -145,8 +145,8 @@ def scores_of_sample(path: str, table: pds.Dataset, sample: Sample) -> pa.Table:
 
 def audit_labels(
     output: str, records: Sequence[NightRecord], tables: Sequence[LabelTable], codes: Sequence[str], least: float
-) -> Audited | None:
-    """Return what labels say of the last night that has enough of them.
+) -> tuple[Audited | None, list[Notice]]:
+    """Return what labels say of the last night that has enough of them, and which later nights have too few.
 
     Where some sampled documents have no label, those that have stand for all: π is multiplied by the labelled share.
 
@@ -162,8 +162,9 @@ def audit_labels(
         The share of sampled documents that need a label.
     """
     truth = {doc_id: row for table in tables for doc_id, row in zip(table.ids, table.truth, strict=True)}
+    few: list[Notice] = []
     if not truth:
-        return None
+        return None, few
     filesystem, root = resolve(output)
     for record in reversed(records):
         place = f"{root.rstrip('/')}/{record.folder}/{SAMPLED_SCORES}"
@@ -172,13 +173,20 @@ def audit_labels(
         drawn = pq.read_table(place, filesystem=filesystem)
         ids = drawn["doc_id"].to_pylist()
         have = np.array([doc_id in truth for doc_id in ids], dtype=np.bool_)
-        if not have.any() or have.mean() < least:
+        if not have.any():
+            continue
+        if have.mean() < least:
+            text = (
+                f"{int(have.sum()):,} of the {len(ids):,} sampled documents of {record.night} have labels, and "
+                f"estimates need {least:.0%} of them (labels.least_fraction)"
+            )
+            few.append(Notice(severity="info", text=text))
             continue
         files = sorted({table.path for table in tables if not set(table.ids).isdisjoint(ids)})
         labels = LabelsIn(night=record.night, sampled=len(ids), labelled=int(have.sum()), files=tuple(files))
         labelled = np.array([truth[doc_id] for doc_id in ids if doc_id in truth])
-        return _audited(labels, drawn.filter(pa.array(have)), labelled, codes)
-    return None
+        return _audited(labels, drawn.filter(pa.array(have)), labelled, codes), few
+    return None, few
 
 
 def _audited(labels: LabelsIn, drawn: pa.Table, truth: BoolArray, codes: Sequence[str]) -> Audited:

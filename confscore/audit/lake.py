@@ -13,7 +13,7 @@ one over the same night writes it again. A night that is audited again gets anot
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from pyarrow import fs
@@ -119,14 +119,18 @@ class Lake:
                     return
         self.write(INDEX, page)
 
-    def keep_nights(self, records: Sequence[NightRecord], most: int) -> list[str]:
-        """Remove the pages, samples and flags of all but the last nights; returns which nights' were removed.
+    def keep_nights(self, records: Sequence[NightRecord], most: int, also: Collection[str] = ()) -> list[str]:
+        """Remove the pages, samples and flags of all but the last nights, and of those in ``also``.
+
+        Returns which nights' were removed.
 
         Records stay, because trends and baselines rest on them and a night without one would be audited again. Scores
         stay too.
         """
         filesystem, removed = self.filesystem, []
         for record in sorted(records, key=lambda record: record.night)[:-most]:
+            if record.night in also:
+                continue
             folder = f"{self.root}/{NIGHTS}/{record.night}"
             if filesystem.get_file_info(folder).type == fs.FileType.Directory:
                 filesystem.delete_dir(folder)

@@ -122,7 +122,7 @@ def audit_night(
     )
     before = next((record for record in records if record.night == night), None)
     audit_id = _audit_id(desk, scores, signature, provenance, history)
-    if unless_same and before is not None and before.audit_id == audit_id:
+    if unless_same and before is not None and before.audit_id == audit_id and lake.has_page(before):
         return None
     folder = f"{NIGHTS}/{night}/{audit_id}"
     notices = changes(before, signature, records, identity, history)
@@ -240,7 +240,8 @@ def _audited(desk: Desk, history: History, codes: Sequence[str]) -> tuple[Audite
     if settings is None:
         return None, []
     tables, notices = read_arrived(settings, desk.label_files, codes)
-    return audit_labels(desk.lake.output, history.records, tables, codes, settings.least_fraction), notices
+    audited, few = audit_labels(desk.lake.output, history.records, tables, codes, settings.least_fraction)
+    return audited, [*notices, *few]
 
 
 def _write_flags(desk: Desk, scores: TableNight, table: pds.Dataset, rules: Sequence[Rule], folder: str) -> None:

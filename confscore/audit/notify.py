@@ -39,6 +39,11 @@ def message_of(outcome: Outcome, lake: Lake) -> dict[str, object]:
     }
 
 
+def failure(sentence: str, status: int, lake: Lake) -> dict[str, object]:
+    """Return what is posted where there is no verdict, because the audit itself failed."""
+    return {"text": f"AUDIT FAILED: {sentence}", "verdict": None, "status": status, "output": lake.output, "nights": []}
+
+
 def post(url: str, message: dict[str, object]) -> str | None:
     """Post a message; returns why it did not arrive, or ``None``.
 

@@ -29,7 +29,7 @@ def cost_of(scores: TableNight, counts: NightCounts) -> Cost:
         startup_seconds=startup,
         scoring_seconds=scoring,
         actor_hours=held,
-        documents_per_second=documents / scoring if scoring else None,
+        documents_per_second=counts.scored / scoring if scoring else None,
     )
 
 

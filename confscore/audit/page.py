@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -117,7 +117,7 @@ def render_page(report: Report) -> str:
     )
 
 
-def render_index(title: str, rows: Sequence[NightRecord]) -> str:
+def render_index(title: str, rows: Sequence[NightRecord], gone: Collection[str] = ()) -> str:
     """Return the index of audited nights.
 
     Parameters
@@ -126,6 +126,8 @@ def render_index(title: str, rows: Sequence[NightRecord]) -> str:
         What is audited.
     rows : sequence of NightRecord
         In any order; the page has the newest first. Their folders are below the index's own.
+    gone : collection of str
+        Nights whose pages were removed: they are listed without a link.
 
     Returns
     -------
@@ -133,7 +135,7 @@ def render_index(title: str, rows: Sequence[NightRecord]) -> str:
         An HTML document.
     """
     newest = sorted(rows, key=lambda each: each.night, reverse=True)
-    links = [f"./{quote(row.folder.strip('/'))}/{PAGE_NAME}" for row in newest]
+    links = [None if row.night in gone else f"./{quote(row.folder.strip('/'))}/{PAGE_NAME}" for row in newest]
     return (
         _environment().get_template("index.html.jinja").render(title=title, rows=list(zip(newest, links, strict=True)))
     )

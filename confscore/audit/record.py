@@ -19,7 +19,7 @@ Excerpts = Literal["none", "redacted", "full"]
 
 OVERALL_METRICS = {
     "documents": "documents of the night",
-    "gap_days": "days since the last audited night before it",
+    "gap_days": "days since the last audited night of the same kind of scores before it",
     "error_rate": "share of documents without scores, status error",
     "bounded_rate": "share of documents whose request budget was spent before the tolerance was met",
     "truncated_rate": "share of documents of which some text was never shown to the model",

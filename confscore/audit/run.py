@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
@@ -113,8 +114,10 @@ def audit(
     source: _Scored | _Existing = _Existing(config, lake) if config.score is None else _Scored(config, lake, jobs)
     records = lake.read_records()
     done: list[NightRecord] = []
-    if source.pending(records, span):
-        with locked(lake.filesystem, f"{lake.root}/{_CLAIMS}", lake.output, "an audit") as still_ours:
+    if not source.pending(records, span):
+        _refresh_index(lake, records)  # a start that was killed may have left it behind its records
+    else:
+        with _alone(lake) as still_ours:
             records = lake.read_records()
             desk = _desk(config, lake, now)
             for night in source.pending(records, span):
@@ -126,23 +129,43 @@ def audit(
                     records = [*(old for old in records if old.night != record.night), record]
                     done.append(record)
                     say(record.summary)
-                refresh_index(lake, records)
+                _refresh_index(lake, records)
     return _outcome(config, span, source.newest(), done, sorted(records, key=lambda record: record.night))
 
 
-def refresh_index(lake: Lake, records: Sequence[NightRecord]) -> None:
-    """Write the list of nights, if it is not the one that is there."""
-    newest_first = sorted(records, key=lambda record: record.night, reverse=True)
-    lake.refresh_index(render_index(f"Audits of {lake.output}", newest_first).encode())
+def keep_nights(lake: Lake, most: int, fresh: Sequence[NightRecord] = ()) -> list[str]:
+    """Remove what is kept of all but the last nights, see :meth:`Lake.keep_nights`.
 
+    Parameters
+    ----------
+    lake : Lake
+    most : int
+        So many nights keep their pages.
+    fresh : sequence of NightRecord
+        Nights that were audited just now keep them too, however old they are: somebody is about to be told.
 
-def keep_nights(lake: Lake, most: int) -> list[str]:
-    """Remove what is kept of all but the last nights, see :meth:`Lake.keep_nights`; returns which nights' it was."""
-    records = lake.read_records()
-    removed = lake.keep_nights(records, most)
-    if removed:
-        refresh_index(lake, records)
+    Returns
+    -------
+    list of str
+        The nights whose pages, samples and flags were removed.
+    """
+    with _alone(lake):
+        records = lake.read_records()
+        removed = lake.keep_nights(records, most, {record.night for record in fresh})
+        if removed:
+            _refresh_index(lake, records)
     return removed
+
+
+def _alone(lake: Lake) -> AbstractContextManager[Callable[[], None]]:
+    return locked(lake.filesystem, f"{lake.root}/{_CLAIMS}", lake.output, "an audit")
+
+
+def _refresh_index(lake: Lake, records: Sequence[NightRecord]) -> None:
+    """Write the list of nights, if it is not the one that is there."""
+    if records:
+        gone = [record.night for record in records if not lake.has_page(record)]
+        lake.refresh_index(render_index(f"Audits of {lake.output}", records, gone).encode())
 
 
 def _desk(config: AuditConfig, lake: Lake, now: Callable[[], datetime]) -> Desk:
@@ -158,7 +181,8 @@ def _outcome(
     if done:
         return Outcome(tuple(done), worst([record.verdict for record in done]), _said_of(done), last)
     if span.asked:
-        return Outcome((), "ok", "OK: nothing in this range is new or has changed", last)
+        found = worst([record.verdict for record in records if _within(date.fromisoformat(record.night), span)])
+        return Outcome((), found, f"{found.upper()}: nothing in this range is new or has changed", last)
     old = config.max_age_days is not None and span.today - newest > timedelta(days=config.max_age_days)
     said: list[Verdict] = [last.verdict] if last else []
     verdict = worst([*said, "warn"] if old else said)
@@ -166,6 +190,10 @@ def _outcome(
     if old:
         line += f", {(span.today - newest).days} days old (max_age_days {config.max_age_days})"
     return Outcome((), verdict, line if last is None else f"{line}; audited before: {last.summary}", last)
+
+
+def _within(night: date, span: Span) -> bool:
+    return (span.first is None or night >= span.first) and (span.last is None or night <= span.last)
 
 
 def _said_of(records: Sequence[NightRecord]) -> str:
