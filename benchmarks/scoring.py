@@ -35,7 +35,7 @@ from vllm.sampling_params import RequestOutputKind
 
 from confscore.config import Config, parse
 from confscore.demo import GUARD_FOLDER, GUARD_YAML
-from confscore.demo.world import WorldDocument, generate, write_corpus
+from confscore.demo.world import Mix, WorldDocument, generate, write_corpus
 from confscore.engines.base import AnswerTokens, Rollout
 from confscore.engines.vllm import VllmEngine
 from confscore.guards import resolve
@@ -49,16 +49,20 @@ from confscore.vocabulary import build_automaton, end_token_ids, load_tokenizer
 
 ENGINE_ARGS = {"dtype": "float32", "max_model_len": 1024, "enforce_eager": True, "kv_cache_memory_bytes": 1 << 30}
 TOLERANCES = (0.1, 0.05, 0.01)
+OF_FLAGGED = (0.1, 0.05)
+"""Tolerances relative to the probability of being flagged at all."""
+WORLDS = {"demo": Mix(), "production": Mix(strong=0.025, ambiguous=0.015)}
+"""22 % flagged, and 5 %."""
 SEARCH_CUT = 0.01  # the search leaves a branch once its probability is below this
 
 
-def settings(tolerance: float, corpus: str = "unused", scores: str = "unused") -> Config:
+def settings(tolerance: float, corpus: str = "unused", scores: str = "unused", of: str = "absolute") -> Config:
     """Return a job's configuration."""
     tree: dict[str, Any] = {
         "input": {"path": corpus, "id_column": "doc_id"},
         "guard": str(GUARD_YAML),
         "model": {"source": str(GUARD_FOLDER), "engine_args": ENGINE_ARGS},
-        "scoring": {"tolerance": tolerance},
+        "scoring": {"tolerance": tolerance, "tolerance_of": of},
         "cluster": {"actors": 1, "gpus_per_actor": 0},
         "output": {"path": scores},
     }
@@ -100,7 +104,7 @@ class Bench:
 
         return list(await asyncio.gather(*map(one, self.documents)))
 
-    def marginal(self, tolerance: float) -> Callable[[], Awaitable[list[Score]]]:
+    def marginal(self, tolerance: float, of: str = "absolute") -> Callable[[], Awaitable[list[Score]]]:
         """Return the scoring of all documents at a tolerance."""
 
         class Counting:
@@ -112,9 +116,14 @@ class Bench:
                 self.steps += len(rollout.tokens)
                 return rollout
 
-        scoring = settings(tolerance).scoring
-        scorer = Scorer(self.guard.codes, self.automaton, self.prompter, Counting(), scoring)  # type: ignore[arg-type]
-        return lambda: scorer.score_all(self.documents)
+        scoring = settings(tolerance, of=of).scoring
+
+        def work() -> Awaitable[list[Score]]:
+            # A new one each time: a scorer remembers what it has scored.
+            scorer = Scorer(self.guard.codes, self.automaton, self.prompter, Counting(), scoring)  # type: ignore[arg-type]
+            return scorer.score_all(self.documents)
+
+        return work
 
     async def timed(self, work: Callable[[], Awaitable[list[Score]]]) -> dict[str, float]:
         """Run once with an empty prefix cache."""
@@ -158,10 +167,10 @@ def search(bench: Bench, count: int) -> dict[str, float]:
     return {"documents_per_s": count / (time.perf_counter() - start), "calls_per_document": calls / count}
 
 
-def through_ray(documents: int, tolerance: float) -> dict[str, float]:
+def through_ray(documents: int, tolerance: float, mix: Mix) -> dict[str, float]:
     """Run the whole job on files, start-up left out."""
     with tempfile.TemporaryDirectory() as folder:
-        write_corpus(Path(folder) / "corpus", documents, seed=0, labels=Path(folder) / "labels.parquet")
+        write_corpus(Path(folder) / "corpus", documents, seed=0, labels=Path(folder) / "labels.parquet", mix=mix)
         plan = make_plan(settings(tolerance, f"{folder}/corpus", f"{folder}/scores"))
         manifest = run_plan(plan, lambda counts, ready: None)
     return {"documents_per_s": manifest.counts.read / manifest.scoring_seconds}
@@ -172,6 +181,7 @@ async def in_process(bench: Bench, rounds: int) -> dict[str, list[dict[str, floa
     await bench.engine.warm_up()
     works: dict[str, Callable[[], Awaitable[list[Score]]]] = {"greedy": bench.greedy}
     works |= {f"marginal {tolerance}": bench.marginal(tolerance) for tolerance in TOLERANCES}
+    works |= {f"marginal {tolerance} of flagged": bench.marginal(tolerance, "flagged") for tolerance in OF_FLAGGED}
     await bench.timed(bench.greedy)
     results: dict[str, list[dict[str, float]]] = {name: [] for name in works}
     for _ in range(rounds):
@@ -187,28 +197,33 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--search-documents", type=int, default=40)
+    parser.add_argument("--world", choices=list(WORLDS), default="demo")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
 
-    bench = Bench(generate(arguments.documents, seed=0))
+    documents = generate(arguments.documents, seed=0, mix=WORLDS[arguments.world])
+    flagged = sum(bool(document.labels.any()) for document in documents) / len(documents)
+    bench = Bench(documents)
     lengths = [len(bench.prompter.prompts(document).token_ids[0]) for document in bench.documents]
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores; {versions()}")
-    print(f"{len(lengths)} documents, prompts of {statistics.median(lengths):.0f} tokens (median)")
+    print(
+        f"{len(lengths)} documents, {flagged:.1%} flagged, prompts of {statistics.median(lengths):.0f} tokens (median)"
+    )
     results = asyncio.run(in_process(bench, arguments.rounds))
     results["search"] = [search(bench, arguments.search_documents)]
-    results["ray, marginal 0.01"] = [through_ray(arguments.documents, 0.01) for _ in range(2)]
+    results["ray, marginal 0.01"] = [through_ray(arguments.documents, 0.01, WORLDS[arguments.world]) for _ in range(2)]
 
     def median(name: str, figure: str) -> float:
         return statistics.median(result[figure] for result in results[name])
 
     greedy = median("greedy", "documents_per_s")
-    print(f"{'':20} {'docs/s':>8} {'of greedy':>10} {'rollouts':>9} {'steps':>7}")
+    print(f"{'':26} {'docs/s':>8} {'of greedy':>10} {'rollouts':>9} {'steps':>7}")
     for name, rounds in results.items():
         rate = median(name, "documents_per_s")
         rest = [f"{median(name, f):9.2f}" for f in ("rollouts_per_document", "steps_per_document") if f in rounds[0]]
         if name == "search":
             rest = [f"{median(name, 'calls_per_document'):9.2f} model calls"]
-        print(f"{name:20} {rate:8.1f} {rate / greedy:10.3f} {' '.join(rest)}")
+        print(f"{name:26} {rate:8.1f} {rate / greedy:10.3f} {' '.join(rest)}")
     ratio = median("ray, marginal 0.01", "documents_per_s") / median("marginal 0.01", "documents_per_s")
     print(f"through Ray / in process: {ratio:.3f}")
     gain = median("marginal 0.01", "documents_per_s") / median("search", "documents_per_s")

@@ -291,7 +291,7 @@ def test_a_compressed_file_that_is_cut_short_is_an_error_and_not_a_short_corpus(
         ("parquet", ".parquet", b"PAR1 nothing PAR1"),
         ("csv", ".csv", b""),
         ("csv", ".csv", b"id,text,n\xe9\n1,hello,x\n"),
-        ("jsonl", ".jsonl.gz", gzip.compress(b'{"text": "x"}\n' * 1000)[:-20]),
+        ("jsonl", ".jsonl.gz", gzip.compress(b'{"text": "x"}\n' * 1000, mtime=0)[:-20]),
     ],
 )
 def test_a_file_that_cannot_be_read_is_an_error_or_skipped_and_named(

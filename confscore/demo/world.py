@@ -156,14 +156,16 @@ def generate(n: int, seed: int, mix: Mix | None = None) -> list[WorldDocument]:
     return documents
 
 
-def write_corpus(folder: Path, n: int, seed: int, labels: Path | None = None, files_per_date: int = 2) -> Path:
+def write_corpus(
+    folder: Path, n: int, seed: int, labels: Path | None = None, files_per_date: int = 2, mix: Mix | None = None
+) -> Path:
     """Write documents as a Hive-partitioned Parquet corpus, and their labels beside it.
 
     Parameters
     ----------
     folder : Path
         Gets ``date=<date>/part-<number>.parquet`` with the columns ``doc_id``, ``text`` and ``source``.
-    n, seed : int
+    n, seed, mix
         As in :func:`generate`.
     labels : Path, optional
         Gets ``doc_id``, ``labels`` (list of codes) and the truth as ``prob_<code>``. It must not lie in the
@@ -179,7 +181,7 @@ def write_corpus(folder: Path, n: int, seed: int, labels: Path | None = None, fi
     labels = labels or folder.parent / "labels.parquet"
     if labels.resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"{labels}: the labels must not lie in the corpus folder {folder}")
-    documents = generate(n, seed)
+    documents = generate(n, seed, mix)
     parts = np.array_split(np.arange(n), len(DATES) * files_per_date)
     for number, rows in enumerate(parts):
         path = folder / f"date={DATES[number // files_per_date]}" / f"part-{number % files_per_date:04d}.parquet"

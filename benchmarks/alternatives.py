@@ -1,0 +1,176 @@
+"""What users would pick instead, on the same documents, the same guard and the same engine, in one process.
+
+- ``greedy``: plain vLLM generation; a category is 1 where the answer names it, else 0;
+- ``greedy, logprobs=20``: the same with the log-probabilities that vLLM's users know; a category gets the product of
+  the probabilities of the answer's tokens up to its own, 0 where the answer does not name it;
+- ``k samples``: k answers at temperature 1 for each document; a category gets the share of answers that name it, as
+  ``(count + 1/2) / (k + 1)`` for the log loss;
+- ``marginal``: confscore at two tolerances;
+- ``search``: the published kind of search, one token at a time, on a few documents.
+
+Errors are against marginals at a tolerance of 0.0005, and AUC and log loss against labels that were drawn from the
+world's own probabilities. Rounds take turns with an empty prefix cache. ``python benchmarks/alternatives.py``
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from scoring import Bench, search
+from sklearn.metrics import log_loss, roc_auc_score
+from vllm import SamplingParams
+from vllm.inputs import TokensPrompt
+from vllm.outputs import CompletionOutput
+from vllm.sampling_params import RequestOutputKind
+
+from confscore.demo.world import CODES, generate
+from confscore.rows import Document, FloatArray
+from confscore.versions import versions
+
+EXACT = 0.0005
+SAMPLES = (10, 20)
+CLIP = 1e-4
+"""Probabilities are cut to [CLIP, 1 - CLIP] before the log loss: an alternative may say 0."""
+
+Method = Callable[[], Awaitable[FloatArray]]
+
+
+class Alternatives(Bench):
+    """The same guard and engine, used in other ways."""
+
+    async def ask(self, document: Document, params: SamplingParams, name: str) -> Sequence[CompletionOutput]:
+        """Return the completions of a document's prompt."""
+        (ids,) = self.prompter.prompts(document).token_ids
+        final = None
+        prompt = TokensPrompt(prompt_token_ids=ids)
+        async for output in self.engine._llm.generate(prompt, params, f"{name}-{document.doc_id}"):
+            final = output
+        assert final is not None
+        return final.outputs
+
+    def params(self, **more: object) -> SamplingParams:
+        """Return sampling parameters of an ordinary generation of the answer."""
+        return SamplingParams(
+            max_tokens=self.automaton.max_tokens,
+            stop_token_ids=list(self.answers.ends),
+            ignore_eos=True,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+            **more,
+        )
+
+    def walk(self, tokens: Sequence[int]) -> list[tuple[int, FloatArray]]:
+        """Return the categories that each token of an answer adds; stops where the answer leaves the grammar."""
+        column_of = {int(token): column for column, token in enumerate(self.automaton.alphabet)}
+        state, named, found = self.automaton.state(self.automaton.root), 0, []
+        for place, token in enumerate(tokens):
+            edge = state.edge_of.get(column_of.get(int(token), -1))
+            if edge is None:
+                break
+            before, named = named, named | state.named[edge]
+            found.append((place, self.automaton.unpack(named & ~before)[1:]))
+            state = self.automaton.state(state.targets[edge])
+        return found
+
+    def named(self, completion: CompletionOutput) -> FloatArray:
+        """Return 1 for each category that an answer names, shape (N,)."""
+        return np.sum([new for _, new in self.walk(completion.token_ids)], axis=0, dtype=float) + np.zeros(len(CODES))
+
+    async def plain(self) -> FloatArray:
+        """Score by the greedy answer alone."""
+        params = self.params(temperature=0.0)
+        outputs = await asyncio.gather(*(self.ask(document, params, "plain") for document in self.documents))
+        return np.array([self.named(output[0]) for output in outputs])
+
+    async def joint(self) -> FloatArray:
+        """Score by the probabilities of the greedy answer's tokens."""
+        params = self.params(temperature=0.0, logprobs=20)
+        outputs = await asyncio.gather(*(self.ask(document, params, "joint") for document in self.documents))
+        scores = np.zeros((len(outputs), len(CODES)))
+        for row, (completion,) in zip(scores, outputs, strict=True):
+            steps = zip(completion.logprobs, completion.token_ids, strict=True)
+            so_far = np.cumsum([step[int(token)].logprob for step, token in steps])
+            for place, new in self.walk(completion.token_ids):
+                row[:] += new * np.exp(so_far[place])
+        return scores
+
+    def sampled(self, k: int) -> Method:
+        """Return the scoring by the share of k sampled answers."""
+        params = self.params(temperature=1.0, top_p=1.0, n=k)  # no seed: vLLM on CPUs fails with one
+
+        async def work() -> FloatArray:
+            outputs = await asyncio.gather(*(self.ask(document, params, f"k{k}") for document in self.documents))
+            return np.array([np.mean([self.named(each) for each in output], axis=0) for output in outputs])
+
+        return work
+
+    def marginals(self, tolerance: float) -> Method:
+        """Return confscore's scoring."""
+        work = self.marginal(tolerance)
+
+        async def run() -> FloatArray:
+            return np.array([score.probs for score in await work()])
+
+        return run
+
+
+async def compare(bench: Alternatives, rounds: int) -> tuple[dict[str, FloatArray], dict[str, list[float]]]:
+    """Return every method's scores and its documents a second in each round."""
+    methods: dict[str, Method] = {"greedy": bench.plain, "greedy, logprobs=20": bench.joint}
+    methods |= {f"{k} samples": bench.sampled(k) for k in SAMPLES}
+    methods |= {f"marginal {tolerance}": bench.marginals(tolerance) for tolerance in (0.05, 0.01)}
+    await bench.engine.warm_up()
+    scores = {"exact": await bench.marginals(EXACT)()}
+    rates: dict[str, list[float]] = {name: [] for name in methods}
+    for _ in range(rounds):
+        for name, method in methods.items():
+            await bench.engine._llm.reset_prefix_cache()
+            start = time.perf_counter()
+            scores[name] = await method()
+            rates[name].append(len(bench.documents) / (time.perf_counter() - start))
+    await bench.engine.close()
+    return scores, rates
+
+
+def main() -> None:
+    """Run all of it and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--documents", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--search-documents", type=int, default=40)
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    documents = generate(given.documents, seed=3)
+    bench = Alternatives(documents)
+    truth = np.array([document.labels for document in documents])
+    scores, rates = asyncio.run(compare(bench, given.rounds))
+    rates["search"] = [search(bench, given.search_documents)["documents_per_s"]]
+    rows = []
+    for name, found in rates.items():
+        row: dict[str, object] = {"method": name, "documents_per_s": statistics.median(found)}
+        if name in scores:
+            probs, k = scores[name], next((k for k in SAMPLES if name == f"{k} samples"), None)
+            smooth = probs if k is None else (probs * k + 0.5) / (k + 1)
+            row["mean_error"] = float(np.abs(probs - scores["exact"]).mean())
+            row["largest_error"] = float(np.abs(probs - scores["exact"]).max())
+            row["micro_auc"] = float(roc_auc_score(truth.ravel(), probs.ravel()))
+            row["log_loss"] = float(log_loss(truth.ravel(), np.clip(smooth.ravel(), CLIP, 1 - CLIP)))
+        rows.append(row)
+    exact = scores["exact"].ravel()
+    print(f"{versions()}; {len(documents)} documents")
+    print(f"exact: AUC {roc_auc_score(truth.ravel(), exact):.4f}, log loss {log_loss(truth.ravel(), exact):.5f}")
+    for row in rows:
+        print(" ".join(f"{value:>10.5g}" if isinstance(value, float) else f"{value:22}" for value in row.values()))
+    if given.json:
+        given.json.write_text(json.dumps({"versions": versions(), "rows": rows}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
