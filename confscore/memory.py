@@ -1,12 +1,16 @@
-"""How much memory a process has taken at most, as the kernel counts it."""
+"""How much memory a process has taken at most, how much is left, and what does not fit into it."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import socket
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from confscore.errors import EngineError
+
 _KIB = 1024
+_GIB = 1 << 30
 
 
 def peak_memory(*, descendants: bool) -> int | None:
@@ -27,6 +31,56 @@ def peak_memory(*, descendants: bool) -> int | None:
     if own is None or not descendants:
         return own
     return own + sum(_high_water_mark(pid) or 0 for pid in _below(os.getpid()))
+
+
+def available_memory() -> int | None:
+    """Return how many bytes this process may still take: of the machine, or of the container, whichever is less.
+
+    ``None`` where the kernel does not tell.
+    """
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    found = [int(line.split()[1]) * _KIB for line in lines if line.startswith("MemAvailable:")]
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8").strip()
+        used = Path("/sys/fs/cgroup/memory.current").read_text(encoding="utf-8").strip()
+        found += [int(limit) - int(used)] if limit.isdigit() else []
+    except OSError:  # no such group
+        pass
+    return min(found, default=None)
+
+
+def refuse_too_large(source: str, engine_args: Mapping[str, object], available: int | None) -> None:
+    """Refuse a model whose weights and cache do not fit into a machine without a GPU, before it is loaded.
+
+    The kernel would end the process that loads it, or another one, and nobody would be told why.
+
+    Parameters
+    ----------
+    source : str
+        ``model.source``; of a hub id nothing is known here.
+    engine_args : mapping
+        ``model.engine_args``, of which ``kv_cache_memory_bytes`` counts.
+    available : int or None
+        From :func:`available_memory`.
+
+    Raises
+    ------
+    EngineError
+        The message has the sizes.
+    """
+    weights = sum(path.stat().st_size for path in Path(source).glob("*.safetensors"))
+    cache = engine_args.get("kv_cache_memory_bytes", 0)
+    cache = cache if isinstance(cache, int) else 0
+    if available is not None and weights + cache > available:
+        raise EngineError(
+            f"model.source {source}: its weights take {weights / _GIB:.1f} GiB, "
+            f"model.engine_args.kv_cache_memory_bytes takes {cache / _GIB:.1f} GiB, and {socket.gethostname()} has "
+            f"{available / _GIB:.1f} GiB left; run fewer actors on a machine (cluster.cpus_per_actor), or take a "
+            "smaller cache"
+        )
 
 
 def _high_water_mark(pid: int) -> int | None:

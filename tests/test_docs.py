@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -112,3 +114,9 @@ def test_the_small_configuration_is_valid() -> None:
     (shown,) = blocks(ROOT / "docs" / "configuration.md", "yaml")
     config = parse(yaml.safe_load(shown), "configuration.md")
     assert (ROOT / config.model.source / "config.json").exists()
+
+
+def test_the_paper_calculation_is_what_its_script_prints() -> None:
+    command = [sys.executable, ROOT / "benchmarks" / "on_paper.py"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() in (ROOT / "docs" / "scale.md").read_text()

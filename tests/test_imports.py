@@ -18,7 +18,7 @@ ROOT = Path(confscore.__file__).parent
 # Each room may import itself and the rooms above it.
 ROOMS: list[tuple[str, ...]] = [
     ("errors", "words"),
-    ("rows", "plain_yaml"),
+    ("rows", "plain_yaml", "memory"),
     ("settings",),
     ("config",),
     ("guards", "gpus"),

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from confscore.engines.base import AnswerTokens, Rollout
 from confscore.errors import EngineError
 from confscore.gpus import engine_processes
+from confscore.memory import available_memory, refuse_too_large
 from confscore.rows import FloatArray
 
 # vLLM takes no telemetry consent from a batch job, and its log lines are for its own developers.
@@ -88,6 +89,8 @@ class VllmEngine:
             "disable_log_stats": True,
             "enable_log_requests": False,
         }
+        if current_platform.is_cpu():
+            refuse_too_large(source, engine_args or {}, available_memory())
         try:
             llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         except ValidationError as error:

@@ -148,7 +148,7 @@ def test_an_interrupted_job_says_so_and_publishes_nothing(
     settings: dict, write_config, tmp_path: Path, how: signal.Signals
 ) -> None:
     """Many small blocks, so that Ray Data is in the middle of many tasks when the signal comes."""
-    write_corpus(tmp_path / "corpus", 300, seed=9)
+    write_corpus(tmp_path / "corpus", 1500, seed=9)
     settings["cluster"] |= {"rows_per_block": 16, "blocks_in_flight": 2}
     settings["scoring"]["tolerance"] = 0.02
     command = [BIN / "confscore", "score", "--config", str(write_config(settings))]
@@ -158,7 +158,7 @@ def test_an_interrupted_job_says_so_and_publishes_nothing(
         seen = []
         for line in job.stdout:
             seen.append(line)
-            if re.search(r"^ +[1-9]\d* of 300 documents", line):
+            if re.search(r"^ +[1-9]\d* of 1,500 documents", line):
                 break
         job.send_signal(how)
         rest, said = job.communicate(timeout=120)
