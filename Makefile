@@ -25,7 +25,7 @@ demo: setup
 
 # Two processes: tests of clusters and engines one after the other in one of them, everything else in the other.
 test: setup
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+	$(BIN)/python -m pytest --numprocesses 2 --no-loadscope-reorder
 
 check: setup
 	$(BIN)/ruff check .

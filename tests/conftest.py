@@ -1,19 +1,37 @@
 """How tests are run: property tests are not timed, and what starts a cluster or an engine never runs beside another."""
 
+from functools import cache
+from pathlib import Path
+
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.scheduler import LoadScopeScheduling
 
 # Machines are shared, and some are slow.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
+ROOT = Path(__file__).parents[1]
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give pytest-xdist the groups whose tests stay in one process, one after the other.
 
-    Fixtures of a module are made once. Clusters and engines take ports, memory and cores, so they are one group.
+class Apart(LoadScopeScheduling):
+    """Keeps the tests of a file in one process, and of all files with clusters or engines in the same one.
+
+    Those take ports, memory and cores. The file is read, because here only the names of tests are known.
     """
-    for item in items:
-        heavy = item.get_closest_marker("ray") or item.get_closest_marker("vllm")
-        item.add_marker(pytest.mark.xdist_group("clusters and engines" if heavy else item.path.name))
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "clusters and engines" if _is_heavy(file) else file
+
+
+@cache
+def _is_heavy(file: str) -> bool:
+    source = (ROOT / file).read_text(encoding="utf-8")
+    return "pytest.mark.ray" in source or "pytest.mark.vllm" in source
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScopeScheduling:
+    """Return the scheduler of several processes."""
+    return Apart(config, log)
