@@ -217,8 +217,8 @@ def test_a_bad_override_is_refused(tmp_path: Path, override: str, message: str) 
     [
         ("input: [", "not valid YAML"),
         ("a: 2026-13-45", "not valid YAML"),
-        ("- a\n- b", "a configuration is a mapping"),
-        ("", "a configuration is a mapping"),
+        ("- a\n- b", "the configuration file has to be a mapping"),
+        ("", "the configuration file has to be a mapping"),
         ("1: 2", "input is missing"),
         ("input: !!python/object:os.system {}", "not valid YAML"),
     ],

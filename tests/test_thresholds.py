@@ -471,7 +471,7 @@ def test_a_policy_file_names_rules_by_category(tmp_path: Path) -> None:
         ("calibratoin: none", "calibratoin is not a known key, did you mean calibration"),
         ("calibration: platt", "calibration: .*hierarchical_platt"),
         ("default: {policy: recall_at_least, recall: 0.9, confidence: 0.4}", "default.confidence: .*greater than 0.5"),
-        ("- 1", "a policy is a mapping"),
+        ("- 1", "the policy file has to be a mapping"),
         ("a: [", "not valid YAML"),
     ],
 )
