@@ -156,7 +156,8 @@ class ScoringActor:
         threading.Thread(target=self._loop.run_forever, name="engine", daemon=True).start()
         self._scorer: Scorer | None = None
         self._failure: ConfscoreError | None = None
-        progress.loading.remote()
+        # Waited for: a process that is ended while it loads would take an unsent message with it.
+        progress.loading.remote().future().result(timeout=_TELL_S)
         # Ray would start a failing constructor again and again; a failing call ends the job with its reason.
         try:
             self._scorer = self._run(_open(guard, config, open_scorer))

@@ -107,6 +107,7 @@ def _provenance(job: Config) -> Provenance:
 
 def _log(sentence: str) -> None:
     """Say what happens: on standard error, because standard output has one line."""
+    supervise.raise_if_stopped()
     if sentence:
         typer.echo(sentence, err=True)
 

@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
@@ -21,6 +22,7 @@ VERDICT = "CONFSCORE_VERDICT_FD"
 STOPPING = b"confscore: stopping; what was scored is kept, and the same command goes on from there\n"
 INTERRUPTED = "interrupted before the run was committed; run the same command again"
 _PR_SET_PDEATHSIG = 1
+_stopped = threading.Event()
 _LIBC = ctypes.CDLL(None)  # loaded here: between fork and exec nothing may wait for a lock of another thread
 
 
@@ -39,6 +41,7 @@ def run_as_child(arguments: Sequence[str], stdout: int | None = None) -> int | N
     int or None
         Its exit status; ``None`` where it ended without a verdict, and the reason has been printed.
     """
+    raise_if_stopped()
     listen, speak = os.pipe()
     child = subprocess.Popen(
         [sys.executable, "-m", "confscore", *arguments],
@@ -98,6 +101,7 @@ def verdict_of_child() -> int | None:
 def interrupt_once(number: int, frame: FrameType | None) -> None:
     """Take a scheduler's stop for an interrupt like any other; a second one must not disturb the end."""
     signal.signal(number, signal.SIG_IGN)
+    _stopped.set()
     raise KeyboardInterrupt
 
 
@@ -105,10 +109,17 @@ def interrupt_once(number: int, frame: FrameType | None) -> None:
 def stoppable() -> Iterator[None]:
     """Take a scheduler's stop for an interrupt, so that what is open is closed and a sentence says so."""
     before = signal.signal(signal.SIGTERM, interrupt_once)
+    _stopped.clear()
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def raise_if_stopped() -> None:
+    """Interrupt again what has been stopped: a library that was being imported may have caught the first interrupt."""
+    if _stopped.is_set():
+        raise KeyboardInterrupt
 
 
 def tell_verdict(where: int, status: int) -> None:
