@@ -56,6 +56,12 @@ chaos: setup
 
 bench: setup
 	$(BIN)/python benchmarks/scoring.py
+	$(BIN)/python benchmarks/scoring.py --world production
+	$(BIN)/python benchmarks/alternatives.py
+	$(BIN)/python benchmarks/pipeline.py
+	$(BIN)/python benchmarks/scale.py
+	$(BIN)/python benchmarks/resume.py
+	$(BIN)/python benchmarks/thresholds.py
 
 clean:
 	rm -rf demo-run build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
