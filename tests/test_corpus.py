@@ -328,3 +328,15 @@ def test_equal_ids_have_equal_hashes_and_are_found_again(tmp_path: Path) -> None
     assert hashes[0] == hashes[2] != hashes[1]
     found = corpus.reader.find_ids(part, np.unique(hashes[:1]))
     assert found == [("x", f"{tmp_path}/a.parquet row 0"), ("x", f"{tmp_path}/a.parquet row 2")]
+
+
+def test_an_id_is_found_where_its_row_is_although_lines_before_it_are_blank(tmp_path: Path) -> None:
+    lines = ['{"id": "x", "text": "1"}', "", "", '{"id": "y", "text": "2"}', '{"id": "x", "text": "3"}']
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    corpus = opened(tmp_path, format="jsonl", id_column="id")
+    (part,) = corpus.parts
+    found = corpus.reader.find_ids(part, corpus.reader.id_hashes(part)[:1])
+    (table,) = corpus.reader.tables(part, 10)
+    rows = [key & ((1 << 40) - 1) for key in table["row_key"].to_pylist()]
+    assert found == [("x", f"{tmp_path}/a.jsonl row {rows[0]}"), ("x", f"{tmp_path}/a.jsonl row {rows[2]}")]
+    assert rows[2] == 4

@@ -98,14 +98,14 @@ class RowReader:
 
         SipHash with pandas' fixed key: equal ids have equal hashes in every process.
         """
-        ids = [doc_id for chunk in self._ids(part) for doc_id in chunk]
+        ids = [doc_id for chunk in self._ids(part) for doc_id, _ in chunk]
         return pd.util.hash_array(np.array(ids, dtype=object), categorize=False)
 
     def find_ids(self, part: Part, hashes: npt.NDArray[np.uint64]) -> list[tuple[str, str]]:
         """Return (document id, place) of the rows whose id has one of the given hashes."""
-        ids = [doc_id for chunk in self._ids(part) for doc_id in chunk]
+        ids = [pair for chunk in self._ids(part) for pair in chunk]
         found = np.flatnonzero(np.isin(self.id_hashes(part), hashes))
-        return [(ids[i], f"{part.file.path} row {part.first_row + i}") for i in found]
+        return [(ids[i][0], f"{part.file.path} row {ids[i][1]}") for i in found]
 
     def _wanted(self, part: Part) -> Wanted:
         config = self.config
@@ -114,12 +114,14 @@ class RowReader:
         columns = tuple(dict.fromkeys(name for name in source if name is not None))
         return Wanted(columns, tuple(n for n in self.carried.names if n not in keys and n not in columns))
 
-    def _ids(self, part: Part) -> Iterator[list[str]]:
+    def _ids(self, part: Part) -> Iterator[list[tuple[str, int]]]:
+        """Yield document ids with the numbers of their rows, in order."""
         filesystem, _ = resolve(self.config.path)
         only_ids = Wanted(tuple(name for name in [self.config.id_column] if name is not None))
         with _without_text(part):
             for raw in read(filesystem, part, self.config.format, only_ids, 1 << 16):
-                yield [doc_id for doc_id, _ in self._identified(part.file, raw)]
+                ids = (doc_id for doc_id, _ in self._identified(part.file, raw))
+                yield list(zip(ids, raw.numbers, strict=True))
 
     def _identified(self, file: CorpusFile, raw: Raw) -> Iterator[tuple[str, str | None]]:
         """Yield (document id, fault) of each row; an id that cannot be used is replaced by a derived one."""
