@@ -51,8 +51,8 @@ def play(folder: Path, line: str, name: str, script: str) -> subprocess.Complete
     program.chmod(0o755)
     command = line.split(maxsplit=5)[5]
     assert "%" not in command, "cron ends a line there"
-    command = command.replace("/srv/confscore", str(folder)).replace("/var/tmp", str(folder))
-    place = {"PATH": f"{folder}/bin:/usr/bin:/bin"}
+    command = command.replace("/srv/confscore", str(folder))
+    place = {"PATH": f"{folder}/bin:/usr/bin:/bin", "HOME": str(folder)}
     return subprocess.run(
         ["/bin/sh", "-c", command], env=place, capture_output=True, text=True, timeout=60, check=False
     )
