@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from test_score_table import PROVENANCE
 
 from confscore.corpus import ROW_KEY
 from confscore.manifest import InputFile, Manifest, Provenance, add_counts, run_identity
@@ -29,26 +30,13 @@ DOUBLED, MISSING, DRIFTS, BROKEN, NEW_MODEL = 12, 15, 18, 22, 25
 DRIFT_A_NIGHT = 0.15
 """How far the log-odds of S2 move each night from DRIFTS on, until the model changes."""
 EMPTY = 0.3
-MODEL = Provenance(
-    model="guard-small",
-    model_hash="a" * 64,
-    revision=None,
-    engine="vllm",
-    engine_args={},
-    guard="llama-guard-3",
-    guard_hash="0" * 64,
-    categories=dict(zip(CODES, NAMES, strict=True)),
-    prompt_hash="1" * 64,
-    tokenizer_hash="2" * 64,
-    procedure="exact",
-    paper=None,
-    estimators=("marginal",),
-    normalization="global",
-    tolerance=0.01,
-    tolerance_of="absolute",
-    max_requests_per_document=64,
-    long_documents="chunk",
-    chunk_overlap_tokens=64,
+MODEL = PROVENANCE.model_copy(
+    update={
+        "model": "guard-small",
+        "model_hash": "a" * 64,
+        "guard": "llama-guard-3",
+        "categories": dict(zip(CODES, NAMES, strict=True)),
+    }
 )
 _COLUMNS = Columns(CODES, carried=(pa.field("date", pa.string()),))
 _WORDS = ("the", "parcel", "came", "late", "again", "so", "I", "called", "them", "and", "waited", "for", "an", "answer")
