@@ -129,6 +129,8 @@ class AnswerTree:
         self.steps: dict[Prefix, Step] = {}
         self._complete: dict[int, list[float]] = {}
         self._waiting: dict[Prefix, int] = {}
+        self._known: dict[Normalization, Masses] = {}
+        self._bounded: dict[Normalization, Bounds] = {}
         self._frontier = Frontier.empty(automaton.n_columns)
         self._column_of = {int(token): column for column, token in enumerate(automaton.alphabet)}
         self._plant()
@@ -150,8 +152,7 @@ class AnswerTree:
         if not self._rule.marginals:
             return []
         normalization = self._rule.normalization
-        masses = self.masses(normalization)
-        bounds = _BOUNDS[normalization](masses)
+        masses, bounds = self.masses(normalization), self.bounds(normalization)
         column = int(np.argmax(bounds.width))
         width, limit = float(bounds.width[column]), self._rule.limit(bounds)
         if width <= limit:
@@ -199,6 +200,8 @@ class AnswerTree:
         if np.isnan(log_probs).any():
             raise RowError("the model's probabilities are not numbers (NaN)")
         leaf = self._waiting.pop(prefix)
+        self._known.clear()
+        self._bounded.clear()
         frontier = self._frontier
         log_raw, log_local = float(frontier.log_raw[leaf]), float(frontier.log_local[leaf])
         frontier.log_raw[leaf] = frontier.log_local[leaf] = -np.inf
@@ -224,6 +227,11 @@ class AnswerTree:
 
     def masses(self, normalization: Normalization) -> Masses:
         """Return what is known so far; ``global`` is computed from raw masses."""
+        if normalization not in self._known:
+            self._known[normalization] = self._count(normalization)
+        return self._known[normalization]
+
+    def _count(self, normalization: Normalization) -> Masses:
         frontier = self._frontier
         logs = frontier.log_local if normalization == "local" else frontier.log_raw
         which = 1 if normalization == "local" else 0
@@ -240,7 +248,9 @@ class AnswerTree:
 
     def bounds(self, normalization: Normalization) -> Bounds:
         """Return certified bounds on every marginal, under any normalization."""
-        return _BOUNDS[normalization](self.masses(normalization))
+        if normalization not in self._bounded:
+            self._bounded[normalization] = _BOUNDS[normalization](self.masses(normalization))
+        return self._bounded[normalization]
 
     def within_tolerance(self) -> bool:
         """Say whether the bounds are as narrow as the rule asks."""

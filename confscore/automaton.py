@@ -118,6 +118,7 @@ class AnswerAutomaton:
         self._end_columns: IntArray = np.arange(len(tokens), len(self.alphabet), dtype=np.int64)
         trie = plant_trie(dict(enumerate(self.words)))
         _refuse_unspellable(grammar, codes, trie)
+        self._flags: dict[int, BoolArray] = {}
         self._tokens = TokenWalk(ByteAutomaton(grammar), trie)
         self._states: dict[ByteState, State] = {}
         self.root = self._tokens.start
@@ -140,8 +141,12 @@ class AnswerAutomaton:
         return [self.state(key) for key in keys]
 
     def unpack(self, mask: int) -> BoolArray:
-        """Return ``flags[c]`` of a category mask, shape (C,)."""
-        return np.array([mask >> c & 1 for c in range(self.n_columns)], dtype=bool)
+        """Return ``flags[c]`` of a category mask, shape (C,); read only, because it is kept."""
+        if mask not in self._flags:
+            flags = np.array([mask >> c & 1 for c in range(self.n_columns)], dtype=bool)
+            flags.setflags(write=False)
+            self._flags[mask] = flags
+        return self._flags[mask]
 
     def _make(self, key: ByteState) -> State:
         # A token path that no further tokens can complete is not part of any answer.

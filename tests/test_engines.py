@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from engine_contract import Bench, EngineContract, Tokens
+from engine_contract import Bench, EngineContract, Tokens, check
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from confscore.automaton import AnswerAutomaton
-from confscore.engines.base import AnswerTokens
+from confscore.engines.base import AnswerTokens, Rollout
 from confscore.engines.table import TableEngine
 from confscore.engines.transformers import TransformersEngine
 from confscore.errors import EngineError
@@ -166,6 +166,26 @@ class VllmContract(EngineContract):
         assert config.model_config.skip_tokenizer_init
         assert config.cache_config.enable_prefix_caching
 
+    def test_who_speaks_among_rollouts_may_say_anything(self, bench: Bench, folder: Path) -> None:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        prompts = bench.prompts(16)
+
+        async def together() -> tuple[list[list[int]], list[Rollout]]:
+            said = [bench.engine.speak(prompt, 4) for prompt in prompts[:8]]
+            rolled = [bench.engine.rollout(prompt, ()) for prompt in prompts]
+            mixed = await asyncio.gather(*rolled[:8], *said, *rolled[8:])
+            return mixed[8:16], [*mixed[:8], *mixed[16:]]
+
+        spoken, rollouts = bench.runner.run(together())
+        for prompt, rollout in zip(prompts, rollouts, strict=True):
+            check(bench, prompt, (), rollout)
+        for prompt, tokens in zip(prompts, spoken, strict=False):
+            with torch.inference_mode():
+                logits = model(torch.tensor([[*prompt, *tokens]])).logits[0, len(prompt) - 1 : -1]
+            chosen = logits[torch.arange(len(tokens)), tokens]
+            torch.testing.assert_close(chosen, logits.max(dim=-1).values, atol=1e-3, rtol=0)
+        assert {token for tokens in spoken for token in tokens} - set(bench.answers.alphabet.tolist())
+
     # Once more, so that it comes after the tests above: the engine is gone afterwards.
     def test_it_closes_and_closing_twice_does_no_harm(self, bench: Bench) -> None:
         super().test_it_closes_and_closing_twice_does_no_harm(bench)
@@ -203,13 +223,39 @@ def test_what_vllm_refuses_is_said(folder: Path, source: str, arguments: dict[st
         VllmEngine(str(folder / source), answer_tokens(CODES, folder), engine_args=ARGUMENTS | arguments)
 
 
+@pytest.mark.vllm
+@QUIETLY
+@pytest.mark.parametrize(("policy", "first"), [({}, True), ({"scheduling_policy": "fcfs"}, False)])
+def test_whoever_goes_on_with_a_document_goes_first(folder: Path, policy: dict[str, object], *, first: bool) -> None:
+    from confscore.engines.vllm import VllmEngine
+
+    order: list[str] = []
+
+    async def ask(engine: VllmEngine, name: str, prompt: list[int], prefix: tuple[int, ...]) -> None:
+        await engine.rollout(prompt, prefix)
+        order.append(name)
+
+    async def work() -> None:
+        answers = answer_tokens(CODES, folder)
+        word = int(answers.alphabet[0])
+        engine = VllmEngine(str(folder), answers, engine_args=ARGUMENTS | {"max_num_seqs": 1} | policy)
+        await engine.warm_up()
+        fresh = [ask(engine, "fresh", [1, 2, 3 + number], ()) for number in range(40)]
+        await asyncio.gather(*fresh, ask(engine, "going on", [1, 2, 3], (word,)))
+        await engine.close()
+
+    asyncio.run(work())
+    gc.collect()
+    assert (order.index("going on") < 20) is first
+
+
 @pytest.mark.slow
 @pytest.mark.vllm
 def test_a_run_that_closes_its_engine_ends_in_silence(folder: Path) -> None:
     script = f"""
         import asyncio
         import numpy as np
-        from confscore.engines.base import AnswerTokens
+        from confscore.engines.base import AnswerTokens, Rollout
         from confscore.engines.vllm import VllmEngine
 
         async def main():
