@@ -6,7 +6,7 @@
 - ``k samples``: k answers at temperature 1 for each document; a category gets the share of answers that name it, as
   ``(count + 1/2) / (k + 1)`` for the log loss;
 - ``marginal``: confscore at two tolerances;
-- ``search``: the published kind of search, one token at a time, on a few documents.
+- ``search``: the published search with the stops of its experiments, on a few documents.
 
 Errors are against marginals at a tolerance of 0.0005, and AUC and log loss against labels that were drawn from the
 world's own probabilities. Rounds take turns with an empty prefix cache. ``python benchmarks/alternatives.py``
@@ -23,7 +23,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from scoring import Bench, search
+from published_search import AS_IN_THE_PAPER
+from scoring import Bench
 from sklearn.metrics import log_loss, roc_auc_score
 from vllm import SamplingParams
 from vllm.inputs import TokensPrompt
@@ -31,6 +32,7 @@ from vllm.outputs import CompletionOutput
 from vllm.sampling_params import RequestOutputKind
 
 from confscore.demo.world import CODES, generate
+from confscore.engines.vllm import SPEAKS
 from confscore.rows import Document, FloatArray
 from confscore.versions import versions
 
@@ -63,6 +65,7 @@ class Alternatives(Bench):
             ignore_eos=True,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
+            extra_args={SPEAKS: True},
             **more,
         )
 
@@ -151,7 +154,7 @@ def main() -> None:
     bench = Alternatives(documents)
     truth = np.array([document.labels for document in documents])
     scores, rates = asyncio.run(compare(bench, given.rounds))
-    rates["search"] = [search(bench, given.search_documents)["documents_per_s"]]
+    rates["search"] = [bench.search(given.search_documents, AS_IN_THE_PAPER)["documents_per_s"]]
     rows = []
     for name, found in rates.items():
         row: dict[str, object] = {"method": name, "documents_per_s": statistics.median(found)}

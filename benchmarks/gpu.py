@@ -28,7 +28,7 @@ from vllm.sampling_params import RequestOutputKind
 
 from confscore.demo import GUARD_FOLDER, GUARD_YAML
 from confscore.engines.base import AnswerTokens
-from confscore.engines.vllm import VllmEngine
+from confscore.engines.vllm import SPEAKS, VllmEngine
 from confscore.guards import resolve
 from confscore.versions import versions
 from confscore.vocabulary import build_automaton, load_tokenizer
@@ -106,7 +106,9 @@ class Bench:
 
     async def prefill(self) -> None:
         """Read every prompt and say one token."""
-        params = SamplingParams(temperature=0.0, max_tokens=1, output_kind=RequestOutputKind.FINAL_ONLY)
+        params = SamplingParams(
+            temperature=0.0, max_tokens=1, output_kind=RequestOutputKind.FINAL_ONLY, extra_args={SPEAKS: True}
+        )
 
         async def one(number: int, prompt: list[int]) -> None:
             async for _ in self.engine._llm.generate(TokensPrompt(prompt_token_ids=prompt), params, f"p{number}"):

@@ -15,7 +15,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -37,13 +36,12 @@ class FreeScorer:
     """Scores any document at once."""
 
     def __init__(self, categories: int) -> None:
-        probs = np.linspace(0.001, 0.01, categories)
-        self._score = Score("", "scored", None, 1, False, (), 0.02, probs, 0.001, 0.0, 1, 100)
+        self._probs = np.linspace(0.001, 0.01, categories)
         self.answered = self.waiting = 0
 
     async def score(self, document: Document) -> Score:
         """Return the made-up score."""
-        return replace(self._score, doc_id=document.doc_id)
+        return Score(document.doc_id, "scored", None, 1, False, (), 0.02, self._probs, 0.001, 0.0, 1, 100)
 
     async def warm_up(self) -> None:
         """Do nothing."""

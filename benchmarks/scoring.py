@@ -4,9 +4,13 @@ On one set of documents, with the small guard of the package, and in one process
 
 - ``greedy``: plain vLLM generation of the answer, no log-probabilities;
 - ``marginal``: confscore at two tolerances;
-- ``search``: one token at a time, depth first, the whole prompt through the model at every node, as published
-  code does it (transformers, on a few documents, since it is slow);
-- ``ray``: the same marginals through the whole pipeline, files in and files out.
+- ``search``: the published search, one node at a time, see ``published_search.py`` (on a few documents, since it is
+  slow), once with the stops of the published experiments and once with those of the published function;
+- ``ray``: the same marginals through the whole pipeline, files in and files out, and how many requests its engine had
+  in work over time.
+
+``prefill`` and ``decode`` are the tokens that go through the model for a document, those from the prefix cache left
+out; they are what no order of expansion can avoid, so greedy's over a marginal's is the floor of its price.
 
 Rounds take turns, and the prefix cache is emptied before each, so that ratios hold on a noisy machine. Run it with
 ``python benchmarks/scoring.py``; ``--json FILE`` keeps the numbers.
@@ -16,29 +20,33 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import os
 import platform
 import statistics
 import tempfile
+import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from transformers import AutoModelForCausalLM
+from published_search import AS_BY_DEFAULT, AS_IN_THE_PAPER, PublishedSearch, Stops, timed
 from vllm import SamplingParams
 from vllm.inputs import TokensPrompt
+from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind
 
-from confscore.config import Config, parse
+from confscore.config import Config, ModelConfig, ScoringConfig, parse
 from confscore.demo import GUARD_FOLDER, GUARD_YAML
 from confscore.demo.world import Mix, WorldDocument, generate, write_corpus
-from confscore.engines.base import AnswerTokens, Rollout
-from confscore.engines.vllm import VllmEngine
-from confscore.guards import resolve
+from confscore.engines.base import AnswerTokens
+from confscore.engines.vllm import SPEAKS, VllmEngine
+from confscore.guards import Guard, resolve
+from confscore.loading import open_scorer
 from confscore.pipeline import run_plan
 from confscore.plan import make_plan
 from confscore.prompt import Prompter
@@ -51,9 +59,9 @@ ENGINE_ARGS = {"dtype": "float32", "max_model_len": 1024, "enforce_eager": True,
 TOLERANCES = (0.1, 0.05, 0.01)
 OF_FLAGGED = (0.1, 0.05)
 """Tolerances relative to the probability of being flagged at all."""
-WORLDS = {"demo": Mix(), "production": Mix(strong=0.025, ambiguous=0.015)}
-"""22 % flagged, and 5 %."""
-SEARCH_CUT = 0.01  # the search leaves a branch once its probability is below this
+WORLDS = {"demo": Mix(), "production": Mix(strong=0.025, ambiguous=0.015), "flagged": Mix(strong=1.0, ambiguous=0.0)}
+"""22 % flagged, 5 %, and all that have strong cues and are flagged."""
+LOOK_EVERY_S = 0.02
 
 
 def settings(tolerance: float, corpus: str = "unused", scores: str = "unused", of: str = "absolute") -> Config:
@@ -82,7 +90,21 @@ class Bench:
         room = self.engine.max_length - self.automaton.max_tokens
         self.prompter = Prompter(self.guard, self.tokenizer, room)
         self.documents = [Document(d.doc_id, (Message("user", d.text),)) for d in documents]
-        self.steps = 0
+        self.spent: Counter[str] = Counter()
+        self.engine._llm.generate = self.counted(self.engine._llm.generate)
+
+    def counted(self, generate: Callable[..., AsyncIterator[RequestOutput]]) -> Callable[..., Any]:
+        """Return ``generate``, which also notes the tokens that went through the model."""
+
+        async def counting(prompt: TokensPrompt, *rest: Any, **more: Any) -> AsyncIterator[RequestOutput]:
+            async for output in generate(prompt, *rest, **more):
+                yield output
+            self.spent["rollouts"] += 1
+            self.spent["prefill"] += len(prompt["prompt_token_ids"]) - (output.num_cached_tokens or 0)
+            # The first token comes out of the prefill.
+            self.spent["decode"] += len(output.outputs[0].token_ids) - 1
+
+        return counting
 
     async def greedy(self) -> list[Score]:
         """Generate every answer, as a user of vLLM would."""
@@ -93,34 +115,25 @@ class Bench:
             ignore_eos=True,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
+            extra_args={SPEAKS: True},
         )
 
         async def one(document: Document) -> Score:
             (ids,) = self.prompter.prompts(document).token_ids
             prompt = TokensPrompt(prompt_token_ids=ids)
-            async for output in self.engine._llm.generate(prompt, params, f"greedy-{document.doc_id}"):
-                self.steps += len(output.outputs[0].token_ids)
+            async for _ in self.engine._llm.generate(prompt, params, f"greedy-{document.doc_id}"):
+                pass
             return Score(document.doc_id, "scored", requests=1)
 
         return list(await asyncio.gather(*map(one, self.documents)))
 
     def marginal(self, tolerance: float, of: str = "absolute") -> Callable[[], Awaitable[list[Score]]]:
         """Return the scoring of all documents at a tolerance."""
-
-        class Counting:
-            max_length = self.engine.max_length
-            documents_at_once = self.engine.documents_at_once
-
-            async def rollout(_, prompt: Sequence[int], prefix: Sequence[int]) -> Rollout:
-                rollout = await self.engine.rollout(prompt, prefix)
-                self.steps += len(rollout.tokens)
-                return rollout
-
         scoring = settings(tolerance, of=of).scoring
 
         def work() -> Awaitable[list[Score]]:
             # A new one each time: a scorer remembers what it has scored.
-            scorer = Scorer(self.guard.codes, self.automaton, self.prompter, Counting(), scoring)  # type: ignore[arg-type]
+            scorer = Scorer(self.guard.codes, self.automaton, self.prompter, self.engine, scoring)
             return scorer.score_all(self.documents)
 
         return work
@@ -128,43 +141,39 @@ class Bench:
     async def timed(self, work: Callable[[], Awaitable[list[Score]]]) -> dict[str, float]:
         """Run once with an empty prefix cache."""
         await self.engine._llm.reset_prefix_cache()
-        self.steps = 0
+        self.spent.clear()
         start = time.perf_counter()
         scores = await work()
         seconds = time.perf_counter() - start
         assert not any(score.status == "error" for score in scores)
         count = len(scores)
-        return {
-            "documents_per_s": count / seconds,
-            "rollouts_per_document": sum(score.requests for score in scores) / count,
-            "steps_per_document": self.steps / count,
-        }
+        return {"documents_per_s": count / seconds} | {name: spent / count for name, spent in self.spent.items()}
+
+    def search(self, count: int, stops: Stops) -> dict[str, float]:
+        """Time the published search on the first documents."""
+        labels = ["unsafe", *self.guard.codes]
+        search = PublishedSearch(str(GUARD_FOLDER), self.tokenizer, labels, self.answers.ends, stops)
+        prompts = [self.prompter.prompts(document).token_ids[0] for document in self.documents[:count]]
+        timed(search, prompts[:2])
+        return timed(search, prompts)[1]
 
 
-def search(bench: Bench, count: int) -> dict[str, float]:
-    """Score documents by depth-first search, one node one forward pass over the whole sequence."""
-    model = AutoModelForCausalLM.from_pretrained(GUARD_FOLDER, dtype=torch.float32).eval()
-    ends = set(bench.answers.ends)
-    calls = 0
+def watched(folder: str) -> Callable[[Guard, ModelConfig, ScoringConfig], Scorer]:
+    """Return how an actor opens its scorer, whose requests in work are written down again and again."""
 
-    def visit(ids: list[int], key: Any, log_prob: float) -> None:
-        nonlocal calls
-        calls += 1
-        logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1]
-        log_probs = torch.log_softmax(logits, dim=-1).numpy()
-        state = bench.automaton.state(key)
-        for column, target in zip(state.columns, state.targets, strict=True):
-            token = int(bench.automaton.alphabet[column])
-            below = log_prob + float(log_probs[token])
-            if token not in ends and below > np.log(SEARCH_CUT):
-                visit([*ids, token], target, below)
+    def opened(guard: Guard, model: ModelConfig, scoring: ScoringConfig) -> Scorer:
+        scorer = open_scorer(guard, model, scoring)
 
-    start = time.perf_counter()
-    with torch.inference_mode():
-        for document in bench.documents[:count]:
-            (ids,) = bench.prompter.prompts(document).token_ids
-            visit(ids, bench.automaton.root, 0.0)
-    return {"documents_per_s": count / (time.perf_counter() - start), "calls_per_document": calls / count}
+        def look() -> None:
+            with Path(folder, "requests").open("a", encoding="utf-8", buffering=1) as file:
+                while True:
+                    file.write(f"{scorer.answered} {scorer.waiting}\n")
+                    time.sleep(LOOK_EVERY_S)
+
+        threading.Thread(target=look, daemon=True).start()
+        return scorer
+
+    return opened
 
 
 def through_ray(documents: int, tolerance: float, mix: Mix) -> dict[str, float]:
@@ -172,13 +181,23 @@ def through_ray(documents: int, tolerance: float, mix: Mix) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         write_corpus(Path(folder) / "corpus", documents, seed=0, labels=Path(folder) / "labels.parquet", mix=mix)
         plan = make_plan(settings(tolerance, f"{folder}/corpus", f"{folder}/scores"))
-        manifest = run_plan(plan, lambda counts, ready: None)
-    return {"documents_per_s": manifest.counts.read / manifest.scoring_seconds}
+        manifest = run_plan(plan, lambda counts, ready: None, watched(folder))
+        answered, waiting = np.loadtxt(Path(folder, "requests"), dtype=int).T
+    # From the first answer to the last one.
+    at_work = waiting[(answered > 0) & (answered < answered.max())]
+    print(f"requests in work, tenths of the job: {[int(part.mean()) for part in np.array_split(at_work, 10)]}")
+    return {
+        "documents_per_s": manifest.counts.read / manifest.scoring_seconds,
+        "share_of_time_without_requests": float((at_work == 0).mean()),
+        "least_requests_in_the_middle": int(at_work[len(at_work) // 10 : -len(at_work) // 10].min()),
+    }
 
 
 async def in_process(bench: Bench, rounds: int) -> dict[str, list[dict[str, float]]]:
     """Take turns between plain generation and marginals."""
     await bench.engine.warm_up()
+    gc.collect()
+    gc.freeze()  # as an actor does
     works: dict[str, Callable[[], Awaitable[list[Score]]]] = {"greedy": bench.greedy}
     works |= {f"marginal {tolerance}": bench.marginal(tolerance) for tolerance in TOLERANCES}
     works |= {f"marginal {tolerance} of flagged": bench.marginal(tolerance, "flagged") for tolerance in OF_FLAGGED}
@@ -201,7 +220,10 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
 
-    documents = generate(arguments.documents, seed=0, mix=WORLDS[arguments.world])
+    mix = WORLDS[arguments.world]
+    documents = generate(arguments.documents, seed=0, mix=mix)
+    if arguments.world == "flagged":
+        documents = [document for document in documents if document.labels.any()]
     flagged = sum(bool(document.labels.any()) for document in documents) / len(documents)
     bench = Bench(documents)
     lengths = [len(bench.prompter.prompts(document).token_ids[0]) for document in bench.documents]
@@ -210,24 +232,28 @@ def main() -> None:
         f"{len(lengths)} documents, {flagged:.1%} flagged, prompts of {statistics.median(lengths):.0f} tokens (median)"
     )
     results = asyncio.run(in_process(bench, arguments.rounds))
-    results["search"] = [search(bench, arguments.search_documents)]
-    results["ray, marginal 0.01"] = [through_ray(arguments.documents, 0.01, WORLDS[arguments.world]) for _ in range(2)]
+    for name, stops in {"search, as in the paper": AS_IN_THE_PAPER, "search, by default": AS_BY_DEFAULT}.items():
+        results[name] = [bench.search(arguments.search_documents, stops)]
+    results["ray, marginal 0.01"] = [through_ray(arguments.documents, 0.01, mix) for _ in range(2)]
 
     def median(name: str, figure: str) -> float:
         return statistics.median(result[figure] for result in results[name])
 
     greedy = median("greedy", "documents_per_s")
-    print(f"{'':26} {'docs/s':>8} {'of greedy':>10} {'rollouts':>9} {'steps':>7}")
+    columns = ("rollouts", "prefill", "decode", "calls_per_document")
+    print(f"{'':26} {'docs/s':>8} {'of greedy':>10} {'rollouts':>9} {'prefill':>9} {'decode':>9} {'calls':>9}")
     for name, rounds in results.items():
         rate = median(name, "documents_per_s")
-        rest = [f"{median(name, f):9.2f}" for f in ("rollouts_per_document", "steps_per_document") if f in rounds[0]]
-        if name == "search":
-            rest = [f"{median(name, 'calls_per_document'):9.2f} model calls"]
+        rest = [f"{median(name, column):9.2f}" if column in rounds[0] else f"{'':9}" for column in columns]
         print(f"{name:26} {rate:8.1f} {rate / greedy:10.3f} {' '.join(rest)}")
-    ratio = median("ray, marginal 0.01", "documents_per_s") / median("marginal 0.01", "documents_per_s")
-    print(f"through Ray / in process: {ratio:.3f}")
-    gain = median("marginal 0.01", "documents_per_s") / median("search", "documents_per_s")
-    print(f"marginal 0.01 / search: {gain:.0f}")
+    marginal = median("marginal 0.01", "documents_per_s")
+    print(f"through Ray / in process: {median('ray, marginal 0.01', 'documents_per_s') / marginal:.3f}")
+    idle = median("ray, marginal 0.01", "share_of_time_without_requests")
+    least = median("ray, marginal 0.01", "least_requests_in_the_middle")
+    print(f"through Ray, share of time without a request: {idle:.4f}; least in the middle of the job: {least:.0f}")
+    for name in results:
+        if name.startswith("search"):
+            print(f"marginal 0.01 / {name}: {marginal / median(name, 'documents_per_s'):.0f}")
     if arguments.json:
         arguments.json.write_text(json.dumps({"versions": versions(), "results": results}, indent=2))
 

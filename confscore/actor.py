@@ -11,11 +11,13 @@ starts another one in its place and hands it the same blocks.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import re
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -170,7 +172,8 @@ class ScoringActor:
         else:
             self._reported_at = time.monotonic()
             progress.ready.remote()
-            threading.Thread(target=self._watch, args=(self._scorer,), name="watch", daemon=True).start()
+            watched = (weakref.ref(self), self._scorer, self._timeout_s)
+            threading.Thread(target=_watch, args=watched, name="watch", daemon=True).start()
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Score a block; one row out for each row in, in the same order."""
@@ -187,10 +190,8 @@ class ScoringActor:
         table = without_bad_values(table, self._partition_by)
         if not table.num_rows:
             return self._schema.empty_table()
-        rows = zip(*(table[name].to_pylist() for name in ("doc_id", "content", "fault")), strict=True)
-        documents = [as_document(*row) for row in rows]
-        keys, ids = table[ROW_KEY].to_pylist(), table["doc_id"].to_pylist()
-
+        keys, ids, contents, faults = (table[name].to_pylist() for name in (ROW_KEY, "doc_id", "content", "fault"))
+        documents = [as_document(*row) for row in zip(ids, contents, faults, strict=True)]
         reported = 0
 
         def score(start: int, end: int) -> list[Score]:
@@ -208,8 +209,8 @@ class ScoringActor:
         self._meters.scored(scores)
         arrays = scores_to_arrays(scores, self._columns)
         arrays |= {column.name: table[column.name] for column in self._columns.carried}
-        arrays["run_id"] = pa.array([self._run_id] * len(scores), pa.string())
-        arrays["scored_at"] = pa.array([datetime.now(UTC)] * len(scores), pa.timestamp("us", tz="UTC"))
+        arrays["run_id"] = pa.repeat(self._run_id, len(scores))
+        arrays["scored_at"] = pa.repeat(pa.scalar(datetime.now(UTC), pa.timestamp("us", tz="UTC")), len(scores))
         arrays[ROW_KEY] = table[ROW_KEY]
         return pa.table([arrays[name] for name in self._schema.names], schema=self._schema)
 
@@ -237,16 +238,6 @@ class ScoringActor:
         held = self._reported_at - held_since
         self._progress.add.remote(_counts(scores), peak_memory(descendants=True), held)
         self._meters.queued(self._in_flight, self._scorer.waiting if self._scorer is not None else 0)
-
-    def _watch(self, scorer: Scorer) -> None:
-        """Give the engine up if requests wait and none has been answered for too long."""
-        answered, since = -1, time.monotonic()
-        while self._scorer is not None:
-            if scorer.answered != answered or not scorer.waiting:
-                answered, since = scorer.answered, time.monotonic()
-            elif time.monotonic() - since > self._timeout_s:
-                self._give_up(f"the engine answered no request for {self._timeout_s:g} s (cluster.request_timeout_s)")
-            time.sleep(min(_WATCH_EVERY_S, self._timeout_s / 4))
 
     def _give_up(self, reason: str) -> NoReturn:
         """Tell the driver, and end this process, so that Ray starts another one."""
@@ -295,9 +286,28 @@ def staged_schema(columns: Columns) -> pa.Schema:
     return score_schema(columns).append(pa.field(ROW_KEY, pa.int64(), nullable=False))
 
 
+def _watch(watched: weakref.ref[ScoringActor], scorer: Scorer, timeout_s: float) -> None:
+    """Give the engine up if requests wait and none has been answered for too long.
+
+    The actor is not held meanwhile: one that a thread holds is never let go, and its engine not stopped in order.
+    """
+    answered, since = -1, time.monotonic()
+    while (actor := watched()) is not None:
+        if scorer.answered != answered or not scorer.waiting:
+            answered, since = scorer.answered, time.monotonic()
+        elif time.monotonic() - since > timeout_s:
+            actor._give_up(f"the engine answered no request for {timeout_s:g} s (cluster.request_timeout_s)")
+        del actor
+        time.sleep(min(_WATCH_EVERY_S, timeout_s / 4))
+
+
 async def _open(guard: Guard, config: Config, open_scorer: OpenScorer) -> Scorer:
     scorer = open_scorer(guard, config.model, config.scoring)
     await scorer.warm_up()
+    # What has been loaded, some 500,000 objects, stays until the end. A collector that goes through it again whenever
+    # enough documents have come and gone holds up everything in flight, a quarter of a second each time.
+    gc.collect()
+    gc.freeze()
     return scorer
 
 

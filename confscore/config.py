@@ -12,6 +12,7 @@ from typing import Annotated, Literal, Self
 
 import yaml
 from pydantic import (
+    ByteSize,
     Field,
     JsonValue,
     ValidationError,
@@ -38,6 +39,8 @@ InputFormat = Literal["parquet", "jsonl", "csv", "text"]
 OutputFormat = Literal["parquet", "iceberg", "delta"]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+Size = Annotated[ByteSize, Field(ge=1 << 20)]
+"""Bytes, or text such as ``8GiB``. A number that small is one whose unit was forgotten."""
 
 
 class InputConfig(Section):
@@ -138,13 +141,17 @@ class ClusterConfig(Section):
     """How many actors run, and what each of them takes.
 
     A block is what a crash costs, and what an actor takes at once; ``blocks_in_flight`` of them keep its engine
-    busy while others are read and written.
+    busy while others are read and written. ``memory_per_actor`` is what Ray sets aside of a node's memory for an
+    actor and its engine, so that no more of them are put on a node than fit there; ``object_store_memory`` is what
+    the blocks under way may take in the object stores of all nodes together.
     """
 
     address: str | None = None
     actors: Count | tuple[Count, Count] = (1, 8)
     gpus_per_actor: Annotated[float, Field(ge=0)] = 1
     cpus_per_actor: Annotated[float, Field(ge=0)] = 1
+    memory_per_actor: Size | None = None
+    object_store_memory: Size | None = None
     rows_per_block: Count = 512
     blocks_in_flight: Count = 4
     start_timeout_s: Annotated[float, Field(gt=0)] = 900

@@ -117,11 +117,13 @@ class PeakMemory(_Record):
     """The largest memory in bytes; ``None`` where the system does not tell.
 
     ``driver`` is the resident memory of the driver's process, and ``actor`` that of the actor which took most, with its
-    engine's processes; see :func:`confscore.memory.peak_memory`.
+    engine's processes; see :func:`confscore.memory.peak_memory`. ``object_store`` is the most that was seen in use in
+    the object stores of all nodes together, other jobs' objects included, looked at about twice a second.
     """
 
     driver: int | None
     actor: int | None
+    object_store: int | None = None
 
 
 class Manifest(_Record):

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 FloatArray = npt.NDArray[np.float64]
+FloatArray32 = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
@@ -185,16 +186,20 @@ def scores_to_arrays(scores: Sequence[Score], columns: Columns) -> dict[str, pa.
     def plain(name: str, kind: pa.DataType) -> pa.Array:
         return pa.array([getattr(score, name) for score in scores], type=kind)
 
-    def vector(name: str) -> list[pa.Array]:
+    def table(name: str) -> tuple[FloatArray32, BoolArray]:
+        """Return values with one row a category and one column a score, and which scores have none."""
         own = name in ("probs", "lower", "upper")
         rows = [getattr(score, name) if own else score.estimates.get(name) for score in scores]
-        missing = np.array([row is None for row in rows], dtype=bool)
         blank = np.zeros(len(columns.codes))
-        table = np.array([blank if row is None else row for row in rows], dtype=np.float32)
-        table = table.reshape(len(rows), len(columns.codes))
-        return [pa.array(table[:, j], mask=missing) for j in range(len(columns.codes))]
+        values = np.array([blank if row is None else row for row in rows], dtype=np.float32)
+        missing = np.array([row is None for row in rows], dtype=bool)
+        return np.ascontiguousarray(values.reshape(len(rows), len(columns.codes)).T), missing
 
-    probs = vector("probs")
+    def vector(name: str, values: FloatArray32, missing: BoolArray) -> dict[str, pa.Array]:
+        named = zip(columns.codes, values, strict=True)
+        return {f"{name}_{code}": pa.array(of_code, mask=missing) for code, of_code in named}
+
+    probs, no_probs = table("probs")
     out: dict[str, pa.Array] = {
         "doc_id": plain("doc_id", pa.string()),
         "status": plain("status", pa.string()),
@@ -203,17 +208,15 @@ def scores_to_arrays(scores: Sequence[Score], columns: Columns) -> dict[str, pa.
         "truncated": plain("truncated", pa.bool_()),
         "answer": plain("answer", pa.list_(pa.string())),
         "p_any": plain("p_any", pa.float32()),
-        "p_max": pa.array(
-            [None if score.probs is None else float(score.probs.max()) for score in scores], type=pa.float32()
-        ),
-        **{f"p_{code}": array for code, array in zip(columns.codes, probs, strict=True)},
+        "p_max": pa.array(probs.max(axis=0), mask=no_probs),
+        **vector("p", probs, no_probs),
         "residual": plain("residual", pa.float32()),
         "off_grammar": plain("off_grammar", pa.float32()),
         "requests": plain("requests", pa.int32()),
         "prompt_tokens": plain("prompt_tokens", pa.int32()),
     }
     for name in columns.vectors():
-        out |= {f"{name}_{code}": arr for code, arr in zip(columns.codes, vector(name), strict=True)}
+        out |= vector(name, *table(name))
     if columns.top_answers:
         out["top_answers"] = pa.array(
             [

@@ -102,6 +102,12 @@ def test_an_unknown_key_is_refused_with_its_path_and_a_near_name(key: str, hint:
         ("cluster.actors", 0),
         ("cluster.actors", [1, 2, 3]),
         ("cluster.gpus_per_actor", -1),
+        ("cluster.memory_per_actor", 8),
+        ("cluster.memory_per_actor", "8 stones"),
+        ("cluster.memory_per_actor", float("inf")),
+        ("cluster.object_store_memory", 0),
+        ("cluster.object_store_memory", "-1GiB"),
+        ("cluster.object_store_memory", [1]),
         ("cluster.gpus_per_actor", float("inf")),
         ("output.rows_per_file", 0),
         ("guard.order", "sorted"),
@@ -119,6 +125,15 @@ def test_a_range_of_actors_ascends() -> None:
         made({"cluster.actors": [4, 2]})
     assert made({"cluster.actors": 3}).cluster.actor_range == (3, 3)
     assert made({"cluster.actors": [2, 4]}).cluster.actor_range == (2, 4)
+
+
+def test_sizes_are_bytes_or_readable() -> None:
+    keys = {"cluster.memory_per_actor": "1.5GiB", "cluster.object_store_memory": 2_000_000_000}
+    config = made(keys)
+    assert (config.cluster.memory_per_actor, config.cluster.object_store_memory) == (3 << 29, 2_000_000_000)
+    assert made({"cluster.memory_per_actor": "24 GB"}).cluster.memory_per_actor == 24_000_000_000
+    assert parse(yaml.safe_load(dump(config)), "written.yaml") == config
+    assert (made().cluster.memory_per_actor, made().cluster.object_store_memory) == (None, None)
 
 
 def test_a_section_is_a_mapping() -> None:
@@ -250,6 +265,7 @@ values = st.fixed_dictionaries(
         "scoring.normalization": st.sampled_from(["raw", "local", "global"]),
         "scoring.max_requests_per_document": st.integers(1, 10**12),
         "cluster.actors": st.integers(1, 9) | st.just([1, 5]),
+        "cluster.memory_per_actor": st.integers(1 << 20, 1 << 60) | st.sampled_from(["8GiB", "2.5 GB", None]),
         "guard": st.sampled_from(["a", {"name": "b.yaml", "order": "any"}]),
         "input.path": st.text(),
         "input.format": st.sampled_from(["text", "csv"]),

@@ -17,7 +17,7 @@ ROOT = Path(confscore.__file__).parent
 
 # Each room may import itself and the rooms above it.
 ROOMS: list[tuple[str, ...]] = [
-    ("errors", "words"),
+    ("errors", "words", "model_size"),
     ("rows", "plain_yaml", "memory"),
     ("settings",),
     ("config",),

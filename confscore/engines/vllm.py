@@ -11,9 +11,9 @@ import asyncio
 import itertools
 import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
-import torch
 from pydantic import ValidationError
 
 from confscore.engines.base import AnswerTokens, Rollout
@@ -39,7 +39,8 @@ from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, proces
 MOST_IDS = 128
 """How many ``logprob_token_ids`` vLLM takes in one request."""
 _ALPHABET = "confscore_alphabet"
-_SPEAKS = "confscore_speaks"
+SPEAKS = "confscore_speaks"
+"""Among a request's ``extra_args``: it may say any token of the vocabulary."""
 
 
 class VllmEngine:
@@ -133,7 +134,7 @@ class VllmEngine:
             stop_token_ids=list(self._answers.ends),
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
-            extra_args={_SPEAKS: True},
+            extra_args={SPEAKS: True},
         )
         completion = await self._generate(list(prompt), params)
         return [int(token) for token in completion.token_ids]
@@ -214,9 +215,9 @@ class AlphabetOnly(LogitsProcessor):  # type: ignore[misc]  # vLLM's types are n
     and read at each step. One alphabet for all requests needs neither; measured, that is most of what a mask costs.
     """
 
-    def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
-        del is_pin_memory
-        self._alphabet = torch.tensor(vllm_config.additional_config[_ALPHABET], device=device)
+    def __init__(self, vllm_config: VllmConfig, device: Any, is_pin_memory: bool) -> None:
+        del device, is_pin_memory
+        self._alphabet: list[int] = vllm_config.additional_config[_ALPHABET]
         self._speaking: dict[int, bool] = {}
 
     def is_argmax_invariant(self) -> bool:
@@ -227,11 +228,13 @@ class AlphabetOnly(LogitsProcessor):  # type: ignore[misc]  # vLLM's types are n
         """Note which rows of the batch are requests that speak."""
         process_dict_updates(self._speaking, batch_update, _speaks)
 
-    def apply(self, logits: torch.Tensor) -> torch.Tensor:
-        """Return logits of minus infinity for all other tokens; those that are told were taken before."""
+    def apply(self, logits: Any) -> Any:
+        """Return a tensor of logits, minus infinity for all other tokens; those that are told were taken before."""
+        if len(self._speaking) == len(logits):
+            return logits
         spoken = logits[list(self._speaking)]
         kept = logits[:, self._alphabet]
-        logits.fill_(-torch.inf)
+        logits.fill_(float("-inf"))
         logits[:, self._alphabet] = kept
         logits[list(self._speaking)] = spoken
         return logits
@@ -239,7 +242,7 @@ class AlphabetOnly(LogitsProcessor):  # type: ignore[misc]  # vLLM's types are n
 
 def _speaks(params: SamplingParams, prompt: list[int] | None, said: list[int]) -> bool | None:
     del prompt, said
-    return True if _SPEAKS in (params.extra_args or {}) else None
+    return True if SPEAKS in (params.extra_args or {}) else None
 
 
 def _takes_processors(config: VllmConfig) -> bool:

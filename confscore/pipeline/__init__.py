@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext
+from ray.data.context import AutoscalingConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from confscore.actor import OpenScorer, Progress, Reports, ScoringActor
@@ -31,7 +32,7 @@ from confscore.loading import open_scorer
 from confscore.lock import locked
 from confscore.manifest import NOTHING, Manifest, PeakMemory, add_counts
 from confscore.memory import peak_memory
-from confscore.pipeline.cluster import connected, plain_errors
+from confscore.pipeline.cluster import StorePeak, connected, limited_memory, plain_errors
 from confscore.pipeline.meters import RayMeters
 from confscore.pipeline.preflight import Preflight, look_through
 from confscore.pipeline.restore import checkpointing, restore
@@ -118,7 +119,9 @@ def _work(plan: Plan, on_progress: OnProgress, open_scorer: OpenScorer, still_ou
     rows = sum(found.rows)
     before = NOTHING.model_copy(update={"read": len(staged), "scored": len(staged)})
     limits = Limits(plan.config, rows - len(staged), still_ours)
-    watch(lambda: _score(plan, found, staged, progress, open_scorer), progress, on_progress, limits, before)
+    store = StorePeak()
+    with limited_memory(plan.config.cluster):
+        watch(lambda: _score(plan, found, staged, progress, open_scorer), progress, on_progress, limits, before, store)
     told: Reports = ray.get(progress.read.remote())
     scored = time.time()
     skipped = {file.path for file in found.skipped}
@@ -135,7 +138,7 @@ def _work(plan: Plan, on_progress: OnProgress, open_scorer: OpenScorer, still_ou
         scoring_seconds=scored - ready,
         resumed=len(staged),
         engine_seconds=told.engine_seconds,
-        peak_memory=PeakMemory(driver=peak_memory(descendants=False), actor=told.peak_memory),
+        peak_memory=PeakMemory(driver=peak_memory(descendants=False), actor=told.peak_memory, object_store=store.bytes),
         counts=add_counts([each.counts for each in files]) if files else NOTHING,
         provenance=plan.provenance,
         versions=versions(),
@@ -163,6 +166,11 @@ def _score(plan: Plan, found: Preflight, staged: IntArray, progress: Any, open_s
     least, most = cluster.actor_range
     source = CorpusSource(plan.corpus.reader, parts, cluster.rows_per_block, ray.put(staged))
     context.checkpoint_config = checkpointing(plan.run)
+    # More actors as soon as all have what they can take, fewer when they have half of it. Ray's own threshold for more
+    # is beyond what an actor can take here.
+    context.autoscaling_config = AutoscalingConfig(
+        actor_pool_util_upscaling_threshold=1.0, actor_pool_util_downscaling_threshold=0.5
+    )
     start = uuid.uuid4().hex
     constructor_args = (plan.guard, plan.config, plan.columns, plan.run, start, progress, open_scorer, RayMeters)
     try:
@@ -176,11 +184,13 @@ def _score(plan: Plan, found: Preflight, staged: IntArray, progress: Any, open_s
                 min_size=least,
                 max_size=most,
                 max_concurrent_calls_per_actor=cluster.blocks_in_flight,
-                max_tasks_in_flight_per_actor=2 * cluster.blocks_in_flight,
+                # None waits behind them: it could go to no other actor any more, however slow this one is.
+                max_tasks_in_flight_per_actor=cluster.blocks_in_flight,
                 enable_true_multi_threading=True,
             ),
             num_cpus=cluster.cpus_per_actor,
             num_gpus=cluster.gpus_per_actor,
+            memory=cluster.memory_per_actor,
         )
         # Never with mode="overwrite", which would remove what earlier starts have staged.
         scored.write_parquet(

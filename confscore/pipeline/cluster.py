@@ -1,4 +1,4 @@
-"""Connecting to Ray, and saying in one sentence what went wrong on it."""
+"""Connecting to Ray, what a job takes of its object stores, and saying in one sentence what went wrong on it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import ray
+from ray.data import DataContext
 from ray.exceptions import RayError
 
 from confscore import errors
@@ -57,6 +58,64 @@ def connected(cluster: ClusterConfig) -> Iterator[bool]:
         ray.shutdown()
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+@contextmanager
+def limited_memory(cluster: ClusterConfig) -> Iterator[None]:
+    """Keep datasets that are made meanwhile to ``object_store_memory`` and ``memory_per_actor``.
+
+    Ray Data reads no further where its blocks would pass the first, but always goes on with a block, however large.
+    Without a number it takes half of what the object stores have, and never more than that.
+
+    Its tasks that read and write ask Ray for memory as well, as soon as it knows the size of their blocks. On a node
+    whose memory actors hold they would wait for ever for a few kilobytes, so with the second they ask for none.
+    """
+    options = DataContext.get_current().execution_options
+    before = options.resource_limits
+    if cluster.object_store_memory is not None:
+        options.resource_limits = before.copy(object_store_memory=cluster.object_store_memory)
+    try:
+        with _tasks_without_memory() if cluster.memory_per_actor is not None else nullcontext():
+            yield
+    finally:
+        options.resource_limits = before
+
+
+@contextmanager
+def _tasks_without_memory() -> Iterator[None]:
+    # Late, because these are insides of Ray: whoever does not need them works with a Ray that has no such rule, too.
+    from ray.data._internal.logical.optimizers import get_physical_ruleset  # noqa: PLC0415
+    from ray.data._internal.logical.rules import ConfigureMapTaskMemoryUsingOutputSize as Rule  # noqa: PLC0415
+
+    rules = get_physical_ruleset()
+    if Rule not in rules:
+        yield
+        return
+    rules.remove(Rule)
+    try:
+        yield
+    finally:
+        rules.add(Rule)
+
+
+class StorePeak:
+    """The most that was seen in use in the object stores of all nodes together.
+
+    Attributes
+    ----------
+    bytes : int or None
+        ``None`` before the first look.
+    """
+
+    def __init__(self) -> None:
+        self.bytes: int | None = None
+
+    def look(self) -> None:
+        """See how much is in use now; nodes tell it to Ray a few times a second."""
+        name = "object_store_memory"
+        there, free = ray.cluster_resources(), ray.available_resources()
+        if name in there:  # a node that has just gone may be missing from one of the two
+            self.bytes = max(self.bytes or 0, round(there[name] - free.get(name, 0.0)))
 
 
 @contextmanager

@@ -30,7 +30,12 @@ OnWait = Callable[[str], None]
 GRACE_S = 60.0
 """So long nothing may be seen of a node that is asked for. Autoscalers look at what is asked for every 5 seconds."""
 _POLL_S = 1.0
-_KEYS = "cluster.gpus_per_actor and cluster.cpus_per_actor"
+_GIB = 1 << 30
+_KEYS = {
+    "GPU": "cluster.gpus_per_actor",
+    "CPU": "cluster.cpus_per_actor",
+    "memory": "cluster.memory_per_actor",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +83,11 @@ def wait_for_room(cluster: ClusterConfig, alone: bool, on_wait: OnWait) -> None:
     JobError
         There is no such node, and none has been coming for a minute, or none came within ``cluster.start_timeout_s``.
     """
-    amounts = {"GPU": cluster.gpus_per_actor, "CPU": cluster.cpus_per_actor}
+    amounts = {
+        "GPU": cluster.gpus_per_actor,
+        "CPU": cluster.cpus_per_actor,
+        "memory": float(cluster.memory_per_actor or 0),
+    }
     wanted = {name: amount for name, amount in amounts.items() if amount}
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if any(all(node.get(name, 0) >= amount for name, amount in wanted.items()) for node in nodes):
@@ -113,7 +122,7 @@ def _wait(
         if now - seen > min(GRACE_S, timeout_s):
             best = {name: max(node.get(name, 0) for node in nodes) for name in wanted}
             raise JobError(
-                f"no node of the cluster has {_amounts(wanted)}, as {_KEYS} ask for (the most of each is "
+                f"no node of the cluster has {_amounts(wanted)}, as {_keys(wanted)} ask for (the most of each is "
                 f"{_amounts(best)}), and none has been coming for {now - seen:.0f} s; ask for less, or add such nodes"
             )
         if now - began > timeout_s:
@@ -155,13 +164,36 @@ def look(wanted: Mapping[str, float]) -> Coming:
 def _refuse_here(wanted: Mapping[str, float], here: Mapping[str, float]) -> None:
     """Refuse at once what this machine will never have."""
     name = next(name for name, amount in wanted.items() if here.get(name, 0) < amount)
-    key = f"cluster.{name.lower()}s_per_actor"
+    key = _KEYS[name]
     best = here.get(name, 0.0)
+    if name == "memory":
+        raise JobError(
+            f"{key} is {_gib(wanted[name])}, and Ray has {_gib(best)} of this machine's memory to give; ask for no "
+            "more than that, or connect to a cluster with cluster.address"
+        )
     raise JobError(
         f"{key} is {wanted[name]:g}, and this machine has {best:g}; set {key} to {best:g}, or connect to a cluster "
         "with cluster.address"
     )
 
 
+def _keys(wanted: Mapping[str, float]) -> str:
+    """Return the keys that say what an actor takes."""
+    return _listed([key for name, key in _KEYS.items() if name in ("GPU", "CPU") or name in wanted])
+
+
 def _amounts(resources: Mapping[str, float]) -> str:
-    return " and ".join(f"{amount:g} {name}{'s' * (amount != 1)}" for name, amount in resources.items())
+    return _listed(
+        [
+            f"{_gib(amount)} of memory" if name == "memory" else f"{amount:g} {name}{'s' * (amount != 1)}"
+            for name, amount in resources.items()
+        ]
+    )
+
+
+def _listed(words: list[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def _gib(amount: float) -> str:
+    return f"{round(amount / _GIB, 2):,.12g} GiB"

@@ -15,6 +15,7 @@ from confscore.actor import Reports
 from confscore.config import Config
 from confscore.errors import JobError
 from confscore.manifest import NOTHING, Counts, add_counts
+from confscore.pipeline.cluster import StorePeak
 from confscore.run_log import OnProgress
 
 _POLL_S = 0.5
@@ -68,7 +69,7 @@ class Limits:
             timeout = self.config.cluster.start_timeout_s
             raise JobError(
                 f"no engine was ready within cluster.start_timeout_s ({timeout:g} s); does the cluster have what "
-                "cluster.gpus_per_actor and cluster.cpus_per_actor ask for?"
+                "cluster.gpus_per_actor, cluster.cpus_per_actor and cluster.memory_per_actor ask for?"
             )
         most = self.config.cluster.actor_range[1]
         if not told.starts and told.loads > most + _MOST_FRUITLESS_LOADS:
@@ -95,7 +96,14 @@ class Limits:
             self._lock_due = time.monotonic() + _LOCK_EVERY_S
 
 
-def watch(work: Callable[[], None], progress: Any, on_progress: OnProgress, limits: Limits, before: Counts) -> None:
+def watch(
+    work: Callable[[], None],
+    progress: Any,
+    on_progress: OnProgress,
+    limits: Limits,
+    before: Counts,
+    store: StorePeak,
+) -> None:
     """Do ``work``, and tell of its progress from a thread beside it.
 
     The work stays on the calling thread, so that an interrupt reaches Ray Data, which then stops its tasks in order.
@@ -112,6 +120,8 @@ def watch(work: Callable[[], None], progress: Any, on_progress: OnProgress, limi
         When to end early.
     before : Counts
         What earlier starts have scored.
+    store : StorePeak
+        Looks as often.
 
     Raises
     ------
@@ -123,6 +133,7 @@ def watch(work: Callable[[], None], progress: Any, on_progress: OnProgress, limi
 
     def look() -> None:
         told: Reports = ray.get(progress.read.remote())
+        store.look()
         on_progress(add_counts([before, told.counts]), ready=told.first_ready is not None)
         limits.check(told)
 

@@ -31,8 +31,8 @@ from confscore.pipeline import connected
 from confscore.pipeline.room import wait_for_room
 
 with connected(ClusterConfig(address=sys.argv[1])) as alone:
-    for gpus, timeout_s in json.loads(sys.argv[2]):
-        cluster = ClusterConfig(gpus_per_actor=gpus, start_timeout_s=timeout_s)
+    for gpus, timeout_s, memory in json.loads(sys.argv[2]):
+        cluster = ClusterConfig(gpus_per_actor=gpus, start_timeout_s=timeout_s, memory_per_actor=memory)
         try:
             wait_for_room(cluster, alone, lambda sentence: print("waiting:", sentence))
             print("room")
@@ -41,8 +41,8 @@ with connected(ClusterConfig(address=sys.argv[1])) as alone:
 """
 
 
-def wait_for_room(address: str, *asked: tuple[float, float]) -> list[str]:
-    """Return what is said for GPUs and seconds, by a driver: the process of the tests has a cluster of its own."""
+def wait_for_room(address: str, *asked: tuple[float, float, str | None]) -> list[str]:
+    """Return what is said for GPUs, seconds and memory, by a driver: the tests' process has a cluster of its own."""
     command = [sys.executable, "-c", WAIT, address, json.dumps(asked)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, env=NO_TOKEN)
     assert done.returncode == 0, done.stderr
@@ -53,7 +53,7 @@ def wait_for_room(address: str, *asked: tuple[float, float]) -> list[str]:
 @pytest.mark.parametrize("version", [1, 2])
 def test_a_node_that_may_come_is_waited_for_and_one_that_never_will_is_refused(version: int, tmp_path: Path) -> None:
     with autoscaling_head(tmp_path, version, {"resources": {"CPU": 2, "GPU": 1}}) as address:
-        never, waiting, room, again = wait_for_room(address, (4, 3), (1, 120), (1, 3))
+        never, waiting, room, again = wait_for_room(address, (4, 3, None), (1, 120, None), (1, 3, None))
     assert never.startswith(
         "error: no node of the cluster has 4 GPUs and 1 CPU, as cluster.gpus_per_actor and cluster.cpus_per_actor ask "
         "for (the most of each is 0 GPUs and 2 CPUs), and none has been coming for "

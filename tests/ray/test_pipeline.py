@@ -97,17 +97,21 @@ def test_prometheus_can_read_how_a_job_is_doing(ray_here: None, settings: dict, 
     write_corpus(tmp_path / "corpus", 30, seed=8)
     bad = pa.table({"doc_id": ["empty"], "text": [""], "source": ["mail"]})
     pq.write_table(bad, tmp_path / "corpus" / "bad.parquet")
-    manifest = run(parse(settings, "test"))
+    config = parse(settings, "test")
+    manifest = run(config)
     counts = manifest.counts
+    residuals = [row["residual"] for row in read_scores(config) if row["status"] != "error"]
     tag = f'run_id="{manifest.run_id}"'
-    pattern = re.compile(rf"^ray_confscore_(\w+){{[^}}]*{tag}(?:,status=\"(\w+)\")?}} (\S+)", re.M)
+    pattern = re.compile(rf'^ray_confscore_(\w+){{(?:[^}}]*le="(\S+?)",)?[^}}]*{tag}(?:,status="(\w+)")?}} (\S+)', re.M)
     expected = {
         ("documents_total", "scored"): counts.scored,
         ("documents_total", "bounded"): counts.bounded,
         ("documents_total", "error"): counts.error,
         ("requests_total", ""): counts.requests,
         ("prompt_tokens_total", ""): counts.prompt_tokens,
-        ("residual_count", ""): counts.read - counts.error,
+        ("residual_bucket_total", "0.001"): sum(residual <= 0.001 for residual in residuals),
+        ("residual_bucket_total", "0.01"): sum(residual <= 0.01 for residual in residuals),
+        ("residual_bucket_total", "+Inf"): counts.read - counts.error,
         ("documents_in_flight", ""): 0,
         ("requests_waiting", ""): 0,
     }
@@ -118,7 +122,7 @@ def test_prometheus_can_read_how_a_job_is_doing(ray_here: None, settings: dict, 
     while found != expected and time.monotonic() < end:
         with urllib.request.urlopen(address) as page:
             said = pattern.findall(page.read().decode())
-        found = {(name, status): float(value) for name, status, value in said if (name, status) in expected}
+        found = {key: float(value) for name, le, status, value in said if (key := (name, le or status)) in expected}
         time.sleep(0.5)
     assert found == expected
     assert counts.error == 1
