@@ -150,13 +150,13 @@ class Scorer:
 
     async def _score(self, document: Document) -> Score:
         try:
-            asked = [self._prompter.prompts(document, question) for question in self._prompter.questions]
-            # The budget is the document's: its prompts share it, and each has at least its greedy answer.
-            share = max(1, self._rule.budget // sum(len(prompts.token_ids) for prompts in asked))
-            rule = replace(self._rule, budget=share)
-            # Questions about one document share the beginning of their prompts. The first one goes ahead, so that the
-            # engine has it in its cache for the others.
             async with self._turn:
+                asked = [self._prompter.prompts(document, question) for question in self._prompter.questions]
+                # The budget is the document's: its prompts share it, and each has at least its greedy answer.
+                share = max(1, self._rule.budget // sum(len(prompts.token_ids) for prompts in asked))
+                rule = replace(self._rule, budget=share)
+                # Questions about one document share the beginning of their prompts. The first one goes ahead, so that
+                # the engine has it in its cache for the others.
                 trees = [await self._explore_all(asked[0], rule)]
                 trees += await asyncio.gather(*(self._explore_all(prompts, rule) for prompts in asked[1:]))
             return self._summarize(document.doc_id, trees, asked)
