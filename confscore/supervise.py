@@ -117,7 +117,7 @@ def stoppable() -> Iterator[None]:
 
 
 def raise_if_stopped() -> None:
-    """Interrupt again what has been stopped: a library that was being imported may have caught the first interrupt."""
+    """Interrupt again what has been stopped: a library may have caught the first interrupt, and gone on."""
     if _stopped.is_set():
         raise KeyboardInterrupt
 

@@ -249,6 +249,16 @@ def test_whoever_goes_on_with_a_document_goes_first(folder: Path, policy: dict[s
     assert (order.index("going on") < 20) is first
 
 
+@pytest.mark.vllm
+@QUIETLY
+def test_more_tokens_than_vllm_can_mask_are_refused() -> None:
+    from confscore.engines.vllm import MOST_ALLOWED, refuse_too_many
+
+    refuse_too_many(MOST_ALLOWED)
+    with pytest.raises(EngineError, match=r"1,025 different tokens.*at most 1,024"):
+        refuse_too_many(MOST_ALLOWED + 1)
+
+
 @pytest.mark.slow
 @pytest.mark.vllm
 def test_a_run_that_closes_its_engine_ends_in_silence(folder: Path) -> None:

@@ -38,6 +38,8 @@ from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, proces
 
 MOST_IDS = 128
 """How many ``logprob_token_ids`` vLLM takes in one request."""
+MOST_ALLOWED = 1024
+"""How many allowed tokens vLLM takes in one request on GPUs."""
 _QUEUED = 4
 """So many documents are taken for each request that runs at once. Measured with 128 of these and 4,000 documents."""
 _ALPHABET = "confscore_alphabet"
@@ -99,7 +101,9 @@ class VllmEngine:
         try:
             config = AsyncEngineArgs(**arguments).create_engine_config(UsageContext.ENGINE_CONTEXT)
             self._masks = not _takes_processors(config)
-            if not self._masks:
+            if self._masks:
+                refuse_too_many(len(ids))
+            else:
                 processors = [*(config.model_config.logits_processors or ()), f"{__name__}:{AlphabetOnly.__name__}"]
                 config.model_config.logits_processors = processors
                 config.additional_config[_ALPHABET] = ids
@@ -242,6 +246,21 @@ class AlphabetOnly(LogitsProcessor):  # type: ignore[misc]  # vLLM's types are n
         logits[:, self._alphabet] = kept
         logits[list(self._speaking)] = spoken
         return logits
+
+
+def refuse_too_many(tokens: int) -> None:
+    """Refuse an alphabet that vLLM would fail on at the first request.
+
+    Raises
+    ------
+    EngineError
+        It has more than :data:`MOST_ALLOWED` tokens.
+    """
+    if tokens > MOST_ALLOWED:
+        raise EngineError(
+            f"the guard's answers are spelled with {tokens:,} different tokens, and vLLM takes at most "
+            f"{MOST_ALLOWED:,}; let answers name categories by short codes"
+        )
 
 
 def _speaks(params: SamplingParams, prompt: list[int] | None, said: list[int]) -> bool | None:

@@ -17,6 +17,7 @@ from confscore.errors import JobError
 from confscore.manifest import NOTHING, Counts, add_counts
 from confscore.pipeline.cluster import StorePeak
 from confscore.run_log import OnProgress
+from confscore.supervise import raise_if_stopped
 
 _POLL_S = 0.5
 _LOCK_EVERY_S = 5.0
@@ -157,5 +158,6 @@ def watch(
     finally:
         done.set()
         watcher.join(timeout=_JOIN_S)
+    raise_if_stopped()
     if limits.rows or before != NOTHING:
         look()
