@@ -76,7 +76,7 @@ def table(measured: Measured, assumed: Assumed) -> list[tuple[str, str, str]]:
         ("requests a second, all", f"{whole_rate * m.rollouts_per_document:,.0f}", "rollouts"),
         ("time", f"{hours:.1f} h", "start-up and compaction left out"),
         ("CPU cores for the pipeline", f"{cores:.1f}", "of the cluster's, beside the engines' own"),
-        ("object store of a node", f"{in_flight / GIB:.1f} GiB", "8 blocks an actor, text uncompressed"),
+        ("object store of a node", f"{in_flight / GIB:.1f} GiB", "8 blocks an actor: 4 in it, 4 on the way"),
         ("staged files, and as many notes", f"{staged:,.0f}", f"blocks of {a.rows_per_block:,.0f} rows"),
         ("footers before compaction", f"{staged / a.footers_per_s / 60:.0f} min", f"{a.footers_per_s:.0f} a second"),
         ("files of the table", f"{a.documents / a.rows_per_file:,.0f}", f"{a.rows_per_file:,.0f} rows each"),

@@ -27,6 +27,8 @@ from confscore.token_walk import (
     tokens_of_answers,
 )
 
+_MASKS_KEPT = 1 << 16
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class State:
@@ -142,11 +144,13 @@ class AnswerAutomaton:
 
     def unpack(self, mask: int) -> BoolArray:
         """Return ``flags[c]`` of a category mask, shape (C,); read only, because it is kept."""
-        if mask not in self._flags:
+        flags = self._flags.get(mask)
+        if flags is None:
             flags = np.array([mask >> c & 1 for c in range(self.n_columns)], dtype=bool)
             flags.setflags(write=False)
-            self._flags[mask] = flags
-        return self._flags[mask]
+            if len(self._flags) < _MASKS_KEPT:
+                self._flags[mask] = flags
+        return flags
 
     def _make(self, key: ByteState) -> State:
         # A token path that no further tokens can complete is not part of any answer.

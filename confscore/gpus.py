@@ -24,6 +24,7 @@ _CHANGES_SIZE = (
     "offload_group_size",
     "hf_overrides",
     "language_model_only",
+    "limit_mm_per_prompt",
 )
 """Arguments of vLLM with which less than a model's files may end up on a GPU."""
 

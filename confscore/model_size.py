@@ -60,8 +60,9 @@ def least_bytes(folder: Path, *, full_floats: bool) -> int:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Return the files that are loaded: some models are there twice, and their index names the ones to take."""
+    """Return the files that are loaded: some models are there twice, in the form of their makers as well."""
     found = sorted(folder.glob("*.safetensors"))
+    found = [path for path in found if not path.name.startswith("consolidated")] or found
     try:
         named = set(json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"].values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

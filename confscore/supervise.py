@@ -109,11 +109,13 @@ def interrupt_once(number: int, frame: FrameType | None) -> None:
 def stoppable() -> Iterator[None]:
     """Take a scheduler's stop for an interrupt, so that what is open is closed and a sentence says so."""
     before = signal.signal(signal.SIGTERM, interrupt_once)
-    _stopped.clear()
     try:
         yield
+    except KeyboardInterrupt:
+        _stopped.clear()  # heard of: whoever goes on after this does so knowing
+        raise
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def raise_if_stopped() -> None:

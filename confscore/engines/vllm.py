@@ -39,9 +39,9 @@ from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, proces
 MOST_IDS = 128
 """How many ``logprob_token_ids`` vLLM takes in one request."""
 MOST_ALLOWED = 1024
-"""How many allowed tokens vLLM takes in one request on GPUs."""
-_QUEUED = 4
-"""So many documents are taken for each request that runs at once. Measured with 128 of these and 4,000 documents."""
+"""How many allowed tokens vLLM's newer workers take in one request."""
+_QUEUED = 2
+"""So many documents are taken for each request that runs at once."""
 _ALPHABET = "confscore_alphabet"
 SPEAKS = "confscore_speaks"
 """Among a request's ``extra_args``: it may say any token of the vocabulary."""
@@ -99,11 +99,11 @@ class VllmEngine:
         }
         refuse_unfit(current_platform, source, revision, engine_args or {}, AsyncEngineArgs.gpu_memory_utilization)
         try:
-            config = AsyncEngineArgs(**arguments).create_engine_config(UsageContext.ENGINE_CONTEXT)
+            config = AsyncEngineArgs(**arguments).create_engine_config(UsageContext.LLM_CLASS)
             self._masks = not _takes_processors(config)
-            if self._masks:
+            if getattr(config, "use_v2_model_runner", False):
                 refuse_too_many(len(ids))
-            else:
+            if not self._masks:
                 processors = [*(config.model_config.logits_processors or ()), f"{__name__}:{AlphabetOnly.__name__}"]
                 config.model_config.logits_processors = processors
                 config.additional_config[_ALPHABET] = ids
@@ -117,7 +117,8 @@ class VllmEngine:
         self.max_length: int = llm.model_config.max_model_len
         # Enough that requests always wait for those that run to end, and few enough that a document that is gone on
         # with is still in the cache.
-        self.documents_at_once: int = _QUEUED * config.scheduler_config.max_num_seqs
+        running = config.scheduler_config.max_num_seqs * config.parallel_config.data_parallel_size
+        self.documents_at_once: int = _QUEUED * running
         self._numbers = itertools.count()
         self._sampling: dict[tuple[int, int], SamplingParams] = {}
 
@@ -270,7 +271,8 @@ def _speaks(params: SamplingParams, prompt: list[int] | None, said: list[int]) -
 
 def _takes_processors(config: VllmConfig) -> bool:
     """Say whether the engine's workers take a processor of logits; the newer ones for GPUs mask cheaply themselves."""
-    return current_platform.is_cpu() and not getattr(config, "use_v2_model_runner", False)
+    newer = getattr(config, "use_v2_model_runner", False)
+    return bool(current_platform.is_cpu() and not newer and config.speculative_config is None)
 
 
 def _joined(parts: Sequence[tuple[list[int], FloatArray]]) -> Rollout:

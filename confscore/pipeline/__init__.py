@@ -166,10 +166,11 @@ def _score(plan: Plan, found: Preflight, staged: IntArray, progress: Any, open_s
     least, most = cluster.actor_range
     source = CorpusSource(plan.corpus.reader, parts, cluster.rows_per_block, ray.put(staged))
     context.checkpoint_config = checkpointing(plan.run)
-    # More actors as soon as all have what they can take, fewer when they have half of it. Ray's own threshold for more
-    # is beyond what an actor can take here.
+    # Twice as many actors as soon as all have what they can take: engines load for minutes, and one more each time
+    # would take hours. Fewer when they have a quarter of it: those that have just come have nothing yet.
+    before = context.autoscaling_config
     context.autoscaling_config = AutoscalingConfig(
-        actor_pool_util_upscaling_threshold=1.0, actor_pool_util_downscaling_threshold=0.5
+        actor_pool_util_upscaling_threshold=0.5, actor_pool_util_downscaling_threshold=0.25
     )
     start = uuid.uuid4().hex
     constructor_args = (plan.guard, plan.config, plan.columns, plan.run, start, progress, open_scorer, RayMeters)
@@ -201,6 +202,7 @@ def _score(plan: Plan, found: Preflight, staged: IntArray, progress: Any, open_s
         )
     finally:
         context.checkpoint_config = None
+        context.autoscaling_config = before
 
 
 def _unfinished(found: Preflight, staged: IntArray) -> list[Part]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from confscore import errors
 from confscore.config import ClusterConfig
 from confscore.corpus.stores import failed_store
 from confscore.errors import ConfscoreError, JobError
-from confscore.supervise import interrupt_once
+from confscore.supervise import stoppable
 
 KNOCK_S = 10.0
 _ANY_RAISED = re.compile(r"^\s*((?:\w+\.)*\w*(?:Error|Exception): .+)", re.M)
@@ -49,15 +48,12 @@ def connected(cluster: ClusterConfig) -> Iterator[bool]:
             ray.init("local", include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise JobError(f"cluster.address {address}: no Ray cluster answers there: {error}") from error
-    before = signal.getsignal(signal.SIGTERM)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, interrupt_once)
-    try:
-        yield not address
-    finally:
-        ray.shutdown()
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+    # Ray takes the signal for itself when it starts.
+    with stoppable() if threading.current_thread() is threading.main_thread() else nullcontext():
+        try:
+            yield not address
+        finally:
+            ray.shutdown()
 
 
 @contextmanager
@@ -114,7 +110,8 @@ class StorePeak:
         """See how much is in use now; nodes tell it to Ray a few times a second."""
         name = "object_store_memory"
         there, free = ray.cluster_resources(), ray.available_resources()
-        if name in there:  # a node that has just gone may be missing from one of the two
+        # A node that came or went in between would count as used up.
+        if name in there and there == ray.cluster_resources():
             self.bytes = max(self.bytes or 0, round(there[name] - free.get(name, 0.0)))
 
 

@@ -124,6 +124,7 @@ def _wait(
             raise JobError(
                 f"no node of the cluster has {_amounts(wanted)}, as {_keys(wanted)} ask for (the most of each is "
                 f"{_amounts(best)}), and none has been coming for {now - seen:.0f} s; ask for less, or add such nodes"
+                + (" (whose type names memory among its resources)" if "memory" in wanted else "")
             )
         if now - began > timeout_s:
             raise JobError(

@@ -158,6 +158,8 @@ def watch(
     finally:
         done.set()
         watcher.join(timeout=_JOIN_S)
+    if problems:  # a library may have taken the interrupt, and gone on
+        raise problems[0]
     raise_if_stopped()
     if limits.rows or before != NOTHING:
         look()

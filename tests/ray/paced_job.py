@@ -1,6 +1,8 @@
-"""A job whose actors wait for each other: each scores nothing until all have come, and one until all others have gone.
+"""A job on two nodes whose actors wait for each other.
 
-``python paced_job.py CONFIG FOLDER`` notes in ``FOLDER`` which actors came and went, and what each has scored.
+Each scores nothing until all have come, and one nothing until all others have gone. The cluster is this process's own:
+Ray takes one a process. ``python paced_job.py CONFIG FOLDER`` notes in ``FOLDER`` which actors came and went, and what
+each has scored.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from nodes import Nodes
 
 from confscore.config import ModelConfig, ScoringConfig, load
 from confscore.guards import Guard
@@ -78,8 +81,9 @@ def open_paced(folder: str, guard: Guard, model: ModelConfig, scoring: ScoringCo
 def main() -> None:
     from confscore.pipeline import run_plan
 
-    plan = make_plan(load(sys.argv[1]))
-    run_plan(plan, lambda counts, ready: None, partial(open_paced, sys.argv[2]))  # type: ignore[arg-type]
+    with Nodes(2) as nodes:
+        plan = make_plan(load(sys.argv[1], [f"cluster.address={nodes.address()}"]))
+        run_plan(plan, lambda counts, ready: None, partial(open_paced, sys.argv[2]))  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from heads import NO_TOKEN
-from nodes import Nodes
 from paced_job import ACTORS
 
 ROWS, ROWS_PER_BLOCK, BLOCKS_IN_FLIGHT = 96, 4, 2
@@ -27,17 +26,15 @@ def test_actors_come_with_the_work_and_go_with_it_and_a_slow_one_holds_what_it_w
     ids = [f"{i:03d}" for i in range(ROWS)]
     pq.write_table(pa.table({"doc_id": ids, "text": ["quiet"] * ROWS}), corpus / "part.parquet")
     script = Path(__file__).parent / "paced_job.py"
-    with Nodes(2) as nodes:
-        settings["cluster"] = {
-            "address": nodes.address(),
-            "actors": [1, ACTORS],
-            "gpus_per_actor": 0,
-            "cpus_per_actor": 1,
-            "rows_per_block": ROWS_PER_BLOCK,
-            "blocks_in_flight": BLOCKS_IN_FLIGHT,
-        }
-        command = [sys.executable, str(script), str(write_config(settings)), str(notes)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False, env=NO_TOKEN)
+    settings["cluster"] = {
+        "actors": [1, ACTORS],
+        "gpus_per_actor": 0,
+        "cpus_per_actor": 1,
+        "rows_per_block": ROWS_PER_BLOCK,
+        "blocks_in_flight": BLOCKS_IN_FLIGHT,
+    }
+    command = [sys.executable, str(script), str(write_config(settings)), str(notes)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False, env=NO_TOKEN)
     assert done.returncode == 0, done.stderr
 
     def noted(what: str) -> dict[str, list[str]]:
