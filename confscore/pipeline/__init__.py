@@ -180,7 +180,7 @@ def _score(plan: Plan, found: Preflight, staged: IntArray, progress: Any, open_s
             ScoringActor,
             fn_constructor_args=constructor_args,
             batch_format="pyarrow",
-            batch_size=cluster.rows_per_block,
+            batch_size=None,  # a block: with a number, a short one waits in its task for the one after it
             compute=ActorPoolStrategy(
                 min_size=least,
                 max_size=most,
