@@ -57,7 +57,9 @@ chaos: setup
 bench: setup
 	$(BIN)/python benchmarks/scoring.py
 	$(BIN)/python benchmarks/scoring.py --world production
+	$(BIN)/python benchmarks/scoring.py --world flagged
 	$(BIN)/python benchmarks/alternatives.py
+	$(BIN)/python benchmarks/ray_data_llm.py
 	$(BIN)/python benchmarks/pipeline.py
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/resume.py

@@ -225,7 +225,9 @@ def test_what_vllm_refuses_is_said(folder: Path, source: str, arguments: dict[st
 
 @pytest.mark.vllm
 @QUIETLY
-@pytest.mark.parametrize(("policy", "first"), [({}, True), ({"scheduling_policy": "fcfs"}, False)])
+@pytest.mark.parametrize(
+    ("policy", "first"), [({}, True), pytest.param({"scheduling_policy": "fcfs"}, False, marks=pytest.mark.slow)]
+)
 def test_whoever_goes_on_with_a_document_goes_first(folder: Path, policy: dict[str, object], *, first: bool) -> None:
     from confscore.engines.vllm import VllmEngine
 
