@@ -65,10 +65,10 @@ def by_ray(prompts: list[list[int]], ends: list[int], longest: int, logprobs: in
     )
     processor = build_processor(
         config,
-        preprocess=lambda row: {"tokenized_prompt": row["prompt"], "sampling_params": sampling},
+        preprocess=lambda row: {"tokenized_prompt": row["tokens"], "sampling_params": sampling},
         postprocess=lambda row: {"end": time.time(), "took": row["time_taken_llm"], "logprobs": row["logprobs"]},
     )
-    rows = processor(ray.data.from_items([{"prompt": prompt} for prompt in prompts])).materialize()
+    rows = processor(ray.data.from_items([{"tokens": prompt} for prompt in prompts])).materialize()
     ends_at, took = (rows.to_pandas()[name] for name in ("end", "took"))
     return len(prompts) / (ends_at.max() - (ends_at - took).min())
 
@@ -94,7 +94,7 @@ def main() -> None:
     found: dict[str, list[float]] = {}
     for _ in range(given.rounds):
         for logprobs in (None, 20):
-            ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+            ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False)
             found.setdefault(f"ray.data.llm, logprobs={logprobs}", []).append(by_ray(prompts, ends, longest, logprobs))
             ray.shutdown()
         for tolerance in (0.05, 0.01):
