@@ -143,8 +143,8 @@ def watch(
             while not done.wait(_POLL_S):
                 look()
         except Exception as error:
-            problems.append(error)
-            if not done.is_set():
+            if not done.is_set():  # at the end it is looked at once more
+                problems.append(error)
                 _thread.interrupt_main()
 
     watcher = threading.Thread(target=keep_looking, name="progress", daemon=True)
