@@ -176,7 +176,9 @@ def _score(plan: Plan, found: Preflight, staged: IntArray, progress: Any, open_s
     constructor_args = (plan.guard, plan.config, plan.columns, plan.run, start, progress, open_scorer, RayMeters)
     try:
         rows = ray.data.read_datasource(source, override_num_blocks=max(1, len(parts)))
-        scored = rows.repartition(target_num_rows_per_block=cluster.rows_per_block).map_batches(
+        blocks = rows.repartition(target_num_rows_per_block=cluster.rows_per_block)
+        # map_batches itself refuses GPUs together with batch_size=None, and checks nothing else.
+        scored = blocks.map_batches_internal(
             ScoringActor,
             fn_constructor_args=constructor_args,
             batch_format="pyarrow",

@@ -28,7 +28,7 @@ def test_actors_come_with_the_work_and_go_with_it_and_a_slow_one_holds_what_it_w
     script = Path(__file__).parent / "paced_job.py"
     settings["cluster"] = {
         "actors": [1, ACTORS],
-        "gpus_per_actor": 0,
+        "gpus_per_actor": 1,
         "cpus_per_actor": 1,
         "rows_per_block": ROWS_PER_BLOCK,
         "blocks_in_flight": BLOCKS_IN_FLIGHT,
