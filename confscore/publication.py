@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as pds
 import pyarrow.parquet as pq
@@ -20,7 +19,7 @@ from confscore.corpus import ROW_KEY
 from confscore.corpus.files import make_folder
 from confscore.errors import TableError
 from confscore.manifest import Counts, Manifest, OutputFile, Provenance
-from confscore.rows import IntArray
+from confscore.row_keys import RowKeys, repeated, row_keys
 from confscore.run_folder import MANIFEST, PREPARED, RunFolder
 from confscore.score_table import PROVENANCE_KEY, STAGED, count_rows, write_parquet
 from confscore.table_formats import TableFormat
@@ -51,12 +50,20 @@ class Compaction:
 class Compacted:
     """A file that is ready to be published, and what is in it.
 
-    ``keys[i]`` is the row key of its i-th row in ascending order.
+    Attributes
+    ----------
+    file, counts : OutputFile, Counts
+        The file and what is counted in it.
+    keys : RowKeys
+        Of its rows.
+    repeated : RowKeys
+        Those that more than one of its rows has.
     """
 
     file: OutputFile
     counts: Counts
-    keys: IntArray
+    keys: RowKeys
+    repeated: RowKeys
 
 
 def plan_compactions(run: RunFolder, rows_per_file: int, *, partition_folders: bool = True) -> list[Compaction]:
@@ -114,7 +121,7 @@ def compact(
     """
     filesystem = run.filesystem
     pieces = [pq.ParquetFile(filesystem.open_input_file(path)).read() for path in job.sources]
-    keys = np.sort(np.concatenate([piece[ROW_KEY].to_numpy() for piece in pieces]))
+    keyed = pa.concat_tables(piece.select([ROW_KEY]) for piece in pieces)
     partition = _partition(job, pa.schema([field for field in schema if field.name not in pieces[0].column_names]))
     table = pa.concat_tables(_with(piece, partition).select(schema.names).cast(schema) for piece in pieces)
     table = table.sort_by([("p_max", "descending"), ("doc_id", "ascending")])
@@ -123,7 +130,8 @@ def compact(
     make_folder(filesystem, target.rpartition("/")[0])
     write_parquet(table.replace_schema_metadata(known), filesystem, target, rows_per_group)
     size = filesystem.get_file_info(target).size
-    return Compacted(OutputFile(path=job.target, rows=table.num_rows, bytes=size), count_rows(table), keys)
+    file = OutputFile(path=job.target, rows=table.num_rows, bytes=size)
+    return Compacted(file, count_rows(table), row_keys(keyed), repeated(keyed))
 
 
 def _partition(job: Compaction, fields: pa.Schema) -> dict[str, pa.Scalar]:

@@ -81,9 +81,9 @@ class RowReader:
             for raw in read(filesystem, part, self.config.format, self._wanted(part), rows):
                 yield self._table(part.file, raw)
 
-    def name_rows(self, corpus_files: Sequence[CorpusFile], keys: npt.NDArray[np.int64]) -> list[str]:
+    def name_rows(self, corpus_files: Sequence[CorpusFile], keys: Sequence[int]) -> list[str]:
         """Return the places of rows in words, from their row keys."""
-        return [f"{corpus_files[key >> ROW_BITS].path} row {key & ((1 << ROW_BITS) - 1)}" for key in keys.tolist()]
+        return [f"{corpus_files[key >> ROW_BITS].path} row {key & ((1 << ROW_BITS) - 1)}" for key in keys]
 
     def count(self, part: Part) -> int:
         """Return how many rows a part has, by reading it where that is not known."""

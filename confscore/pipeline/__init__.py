@@ -6,7 +6,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,7 +17,6 @@ os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 # A thread that outlives its cluster must not join whatever other cluster runs on this machine.
 os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
 
-import numpy as np
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext
@@ -25,7 +24,6 @@ from ray.data.context import AutoscalingConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from confscore.actor import OpenScorer, Progress, Reports, ScoringActor
-from confscore.corpus import Part
 from confscore.corpus.files import refuse_changed
 from confscore.errors import JobError, TableError
 from confscore.loading import open_scorer
@@ -33,6 +31,7 @@ from confscore.lock import locked
 from confscore.manifest import NOTHING, Manifest, PeakMemory, add_counts
 from confscore.memory import peak_memory
 from confscore.pipeline.cluster import StorePeak, connected, limited_memory, plain_errors
+from confscore.pipeline.completeness import check_complete, unfinished
 from confscore.pipeline.meters import RayMeters
 from confscore.pipeline.preflight import Preflight, look_through
 from confscore.pipeline.restore import checkpointing, restore
@@ -41,7 +40,7 @@ from confscore.pipeline.source import CorpusSource, StagedNames
 from confscore.pipeline.watch import Limits, watch
 from confscore.plan import Plan
 from confscore.publication import Compacted, compact, finish, plan_compactions, publish, retire
-from confscore.rows import IntArray
+from confscore.row_keys import RowKeys
 from confscore.run_folder import MANIFEST, PREPARED
 from confscore.run_log import OnProgress
 from confscore.table_formats import output_table
@@ -128,7 +127,7 @@ def _work(plan: Plan, on_progress: OnProgress, open_scorer: OpenScorer, still_ou
     read = [file for file in plan.corpus.files if file.path not in skipped]
     refuse_changed(plan.config.input.path, plan.config.input.format, read)
     files = _compact(plan)
-    _check_complete(plan, found, files)
+    check_complete(plan, found, files)
     ready = min(told.first_ready or scored, scored)
     return Manifest(
         run_id=plan.run.run_id,
@@ -153,9 +152,9 @@ def _work(plan: Plan, on_progress: OnProgress, open_scorer: OpenScorer, still_ou
     )
 
 
-def _score(plan: Plan, found: Preflight, staged: IntArray, progress: Any, open_scorer: OpenScorer) -> None:
+def _score(plan: Plan, found: Preflight, staged: RowKeys, progress: Any, open_scorer: OpenScorer) -> None:
     """Read the rows that are not staged yet, score them and stage them."""
-    parts = _unfinished(found, staged)
+    parts = unfinished(found, staged)
     if not parts:
         return
     cluster = plan.config.cluster
@@ -207,14 +206,6 @@ def _score(plan: Plan, found: Preflight, staged: IntArray, progress: Any, open_s
         context.autoscaling_config = before
 
 
-def _unfinished(found: Preflight, staged: IntArray) -> list[Part]:
-    """Return the parts that have rows which are not staged."""
-    starts = np.array([part.first_key for part in found.parts], dtype=np.int64)
-    # A part's keys lie between its first one and the next part's.
-    done = np.diff(np.append(np.searchsorted(staged, starts), len(staged)))
-    return [part for part, count, rows in zip(found.parts, done, found.rows, strict=True) if count < rows]
-
-
 def _compact(plan: Plan) -> list[Compacted]:
     output = plan.config.output
     folders = output.format == "parquet"  # readers of the others take partition columns from files, not from paths
@@ -225,26 +216,6 @@ def _compact(plan: Plan) -> list[Compacted]:
     started = [task.remote(plan.run, job, schema, plan.provenance, output.rows_per_group) for job in jobs]
     files: list[Compacted] = ray.get(started)
     return files
-
-
-def _check_complete(plan: Plan, found: Preflight, files: Sequence[Compacted]) -> None:
-    """Make sure that every row of the corpus is in the finished files, once.
-
-    Raises
-    ------
-    JobError
-        One is not.
-    """
-    keys = np.sort(np.concatenate([np.empty(0, np.int64), *(each.keys for each in files)]))
-    again = keys[1:][keys[1:] == keys[:-1]]
-    advice = f"nothing was published; remove {plan.run.work} and start the job again"
-    if len(again):
-        place = plan.corpus.reader.name_rows(plan.corpus.files, again[:1])[0]
-        raise JobError(f"{len(again):,} rows were scored twice, the first of them {place}; {advice}")
-    short = _unfinished(found, keys)
-    if short or len(keys) != sum(found.rows):
-        where = f", the first of them in {short[0].file.path}" if short else ""
-        raise JobError(f"{sum(found.rows):,} rows were read and {len(keys):,} scored{where}; {advice}")
 
 
 def _utc(seconds: float) -> str:

@@ -1,28 +1,28 @@
 """What an earlier start of a run has staged, and what of it can be relied on.
 
 Ray Data notes the keys of the rows of every write task: as ``X.pending.parquet`` before it writes the task's data, and
-by renaming it to ``X.parquet`` afterwards. On a restart its own recovery removes the data of pending tasks and loads
-the keys of the others. What it does not do is done here.
+by renaming it to ``X.parquet`` afterwards. What can be told from that is read here: Ray's own recovery brings all keys
+into one process, and keeps those of a task that is noted as both.
 """
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Sequence
 
-import numpy as np
+import pyarrow.dataset as pds
 import ray
 from pyarrow import fs
-from ray.data import DataContext
 from ray.data.checkpoint import CheckpointConfig
 from ray.data.checkpoint.checkpoint_filter import IdColumnCheckpointManager
 
 from confscore.corpus import ROW_KEY
-from confscore.rows import IntArray
+from confscore.row_keys import RowKeys, row_keys
 from confscore.run_folder import RunFolder
 from confscore.score_table import STAGED
 
 _PENDING = ".pending.parquet"
 _NOTED = ".parquet"
+_NOTES_A_TASK = 1000
 
 
 class AlreadyRestored(IdColumnCheckpointManager):  # type: ignore[misc]
@@ -50,36 +50,24 @@ def checkpointing(run: RunFolder) -> CheckpointConfig:
     )
 
 
-def restore(run: RunFolder) -> IntArray:
-    """Clean up after an earlier start, and return the keys of the rows that are staged, ascending."""
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    _forget_doubtful(run)
-    config = checkpointing(run)
-    manager = IdColumnCheckpointManager(checkpoint_config=config, data_context=DataContext.get_current())
-    if run.filesystem.get_file_info(run.checkpoints).type == fs.FileType.NotFound:
-        _remove_orphans(run)
-        return np.empty(0, np.int64)
-    keys, _ = manager.load_checkpoint(run.staging, run.filesystem)
-    _remove_orphans(run)
-    return np.empty(0, np.int64) if keys is None else np.asarray(ray.get(keys), dtype=np.int64)
+def restore(run: RunFolder) -> RowKeys:
+    """Clean up after an earlier start, and return the keys of the rows that are staged."""
+    selector = fs.FileSelector(run.checkpoints, allow_not_found=True)
+    notes = {info.base_name for info in run.filesystem.get_file_info(selector) if info.is_file}
+    pending = {name.removesuffix(_PENDING) for name in notes if name.endswith(_PENDING)}
+    # A task may be finished and pending: it was written once, and was being written again when everything stopped. Its
+    # data may be half of either. The note of its end goes first, so that a stop in between leaves no doubt.
+    for name in sorted(pending):
+        for note in (name + _NOTED, name + _PENDING):
+            if note in notes:
+                run.filesystem.delete_file(f"{run.checkpoints}/{note}")
+    finished = {name.removesuffix(_NOTED) for name in notes if not name.endswith(_PENDING)} - pending
+    _remove_orphans(run, finished)
+    return _read(run, sorted(finished))
 
 
-def _forget_doubtful(run: RunFolder) -> None:
-    """Remove the note of a task that is both finished and pending.
-
-    It was written once, and was being written again when everything stopped: its data may be half of either. Ray's
-    recovery would remove the data and keep the keys, and the rows would be lost.
-    """
-    names = _names(run, run.checkpoints)
-    for name in names:
-        finished = name.removesuffix(_PENDING) + _NOTED
-        if name.endswith(_PENDING) and finished in names:
-            run.filesystem.delete_file(f"{run.checkpoints}/{finished}")
-
-
-def _remove_orphans(run: RunFolder) -> None:
+def _remove_orphans(run: RunFolder, finished: set[str]) -> None:
     """Remove staged data that no finished task has written."""
-    finished = {name.removesuffix(_NOTED) for name in _names(run, run.checkpoints) if not name.endswith(_PENDING)}
     selector = fs.FileSelector(run.staging, allow_not_found=True, recursive=True)
     for info in run.filesystem.get_file_info(selector):
         # parquet-<write>-<task>-<n>.staged, or the same with another ending while it is being written
@@ -87,6 +75,13 @@ def _remove_orphans(run: RunFolder) -> None:
             run.filesystem.delete_file(info.path)
 
 
-def _names(run: RunFolder, folder: str) -> set[str]:
-    selector = fs.FileSelector(folder, allow_not_found=True)
-    return {info.base_name for info in run.filesystem.get_file_info(selector) if info.is_file}
+def _read(run: RunFolder, finished: Sequence[str]) -> RowKeys:
+    paths = [f"{run.checkpoints}/{name}{_NOTED}" for name in finished]
+    task = ray.remote(num_cpus=1, retry_exceptions=[OSError])(_keys_in)
+    starts = range(0, len(paths), _NOTES_A_TASK)
+    return RowKeys.union(RowKeys(), *ray.get([task.remote(run, paths[i : i + _NOTES_A_TASK]) for i in starts]))
+
+
+def _keys_in(run: RunFolder, paths: Sequence[str]) -> RowKeys:
+    notes = pds.dataset(list(paths), format="parquet", filesystem=run.filesystem)
+    return row_keys(notes.to_table(columns=[ROW_KEY]))

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-import numpy as np
 import pyarrow as pa
 import ray
 from ray.data import DataContext
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, FilenameProvider, ReadTask
 
-from confscore.corpus import ROW_KEY, Part, RowReader
-from confscore.rows import IntArray
+from confscore.corpus import Part, RowReader
+from confscore.row_keys import RowKeys, without
 from confscore.score_table import STAGED
 
 
@@ -27,13 +26,13 @@ class CorpusSource(Datasource):  # type: ignore[misc]
         What is read.
     rows_per_block : int
         Rows of a block at most.
-    staged : ray.ObjectRef of int array
-        Row keys that are staged already, ascending; their rows are left out. It is one object that all tasks of a node
-        map into memory: 8 bytes a row. Ray Data's own filter would copy all of it into actors that take a CPU each.
+    staged : ray.ObjectRef of RowKeys
+        The rows that are staged already and left out. Ray Data's own filter would copy 8 bytes a row into actors that
+        take a CPU each.
     """
 
     def __init__(
-        self, reader: RowReader, parts: Sequence[Part], rows_per_block: int, staged: ray.ObjectRef[IntArray]
+        self, reader: RowReader, parts: Sequence[Part], rows_per_block: int, staged: ray.ObjectRef[RowKeys]
     ) -> None:
         super().__init__()
         self._reader = reader
@@ -76,12 +75,3 @@ class StagedNames(FilenameProvider):  # type: ignore[misc]
         Recovery removes files whose names begin with that of an unfinished task, so no number may begin another one.
         """
         return f"parquet-{write_uuid}-{task_index:012d}{STAGED}"
-
-
-def without(table: pa.Table, staged: IntArray) -> pa.Table:
-    """Return the rows of a table whose keys are not among the ``staged`` ones, which ascend."""
-    keys = table[ROW_KEY].to_numpy()
-    places = np.searchsorted(staged, keys)
-    found = places < len(staged)
-    found[found] = staged[places[found]] == keys[found]
-    return table.filter(pa.array(~found)) if found.any() else table
