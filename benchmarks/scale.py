@@ -9,7 +9,8 @@ blocks, who waits, who is idle. Three parts:
     few cores for so many actors is told from a pipeline that waits.
 
 ``python benchmarks/scale.py --straggler``
-    One actor of four takes ten times as long. How long does it work on after the others have nothing left?
+    One actor of four takes ten times as long. How long does it work on after the others have nothing left? Its blocks
+    in flight are, as by default, together about as many documents as its engine has in work at once: one batch.
 
 ``python benchmarks/scale.py --autoscale``
     ``actors: [1, 4]``: how many actors there are, second by second, and when they have all gone.
@@ -53,7 +54,9 @@ QUICK_SECONDS, QUICK_SEATS = 0.5, 16
 """The same where the rate does not matter."""
 BLOCKS_IN_FLIGHT = 2
 """One block in an engine's seats, and one that takes them over."""
-BLOCKS_EACH, STRAGGLER_BLOCKS_EACH, AUTOSCALE_BLOCKS_EACH = 16, 25, 40
+STRAGGLER_BLOCKS_IN_FLIGHT = 4
+"""Each as many rows as a quarter of the seats."""
+BLOCKS_EACH, STRAGGLER_BATCHES_EACH, AUTOSCALE_BLOCKS_EACH = 16, 25, 40
 ACTORS_A_NODE = 8
 SLOWER = 10
 """How many times as long the straggler takes."""
@@ -162,14 +165,26 @@ def _kind(process: psutil.Process) -> str:
 
 
 def run(
-    folder: Path, blocks: int, parts: int, nodes: int, actors: object, looks: Looks, seconds: float, seats: int
+    folder: Path,
+    batches: int,
+    parts: int,
+    nodes: int,
+    actors: object,
+    looks: Looks,
+    seconds: float,
+    seats: int,
+    shape: tuple[int, int],
 ) -> dict[str, np.ndarray]:
-    """Run one job on a cluster of its own, and return when each actor's documents were done, by its name."""
+    """Run one job on a cluster of its own, and return when each actor's documents were done, by its name.
+
+    There are ``batches`` times ``seats`` documents; ``shape`` is rows a block and blocks in flight.
+    """
     corpus, notes = folder / "corpus", folder / "notes"
     corpus.mkdir()
     notes.mkdir()
     os.environ |= {NOTES: str(notes), PACE: f"{seconds} {seats}"}
-    rows = blocks * seats
+    rows = batches * seats
+    rows_per_block, blocks_in_flight = shape
     for part in range(parts):
         ids = [f"{part:03d}-{i:06d}" for i in range(rows // parts)]
         pq.write_table(pa.table({"doc_id": ids, "text": pa.repeat("quiet", len(ids))}), corpus / f"{part}.parquet")
@@ -185,8 +200,8 @@ def run(
             "gpus_per_actor": 1,  # as far as Ray knows: so actors are on the nodes, and reading and writing beside them
             "cpus_per_actor": 0,
             "actors": actors,
-            "rows_per_block": seats,
-            "blocks_in_flight": BLOCKS_IN_FLIGHT,
+            "rows_per_block": rows_per_block,
+            "blocks_in_flight": blocks_in_flight,
         },
         "output": {"path": f"{folder}/scores"},
     }
@@ -203,7 +218,8 @@ def measure_rate(folder: Path, actors: int) -> dict[str, object]:
     """Score with so many actors, on as many nodes as they need."""
     nodes = -(-actors // ACTORS_A_NODE)
     looks = Looks()
-    done = run(folder, actors * BLOCKS_EACH, max(1, actors // 2), nodes, actors, looks, SECONDS, SEATS)
+    shape = (SEATS, BLOCKS_IN_FLIGHT)
+    done = run(folder, actors * BLOCKS_EACH, max(1, actors // 2), nodes, actors, looks, SECONDS, SEATS, shape)
     times = np.sort(np.concatenate(list(done.values())))
     first_row, last_row = len(times) // 4, 3 * len(times) // 4
     early, late = float(times[first_row]), float(times[last_row])
@@ -225,13 +241,14 @@ def measure_rate(folder: Path, actors: int) -> dict[str, object]:
 def measure_straggler(folder: Path) -> dict[str, object]:
     """Score with four actors, one of them slow."""
     os.environ[ONE_IS_SLOW] = "1"
-    done = run(folder, 4 * STRAGGLER_BLOCKS_EACH, 2, 1, 4, Looks(), QUICK_SECONDS, QUICK_SEATS)
+    shape = (QUICK_SEATS // STRAGGLER_BLOCKS_IN_FLIGHT, STRAGGLER_BLOCKS_IN_FLIGHT)
+    done = run(folder, 4 * STRAGGLER_BATCHES_EACH, 2, 1, 4, Looks(), QUICK_SECONDS, QUICK_SEATS, shape)
     slow = np.concatenate([times for name, times in done.items() if name.startswith("slow")])
     others = max(float(times[-1]) for name, times in done.items() if name.startswith("even"))
     a_batch = SLOWER * QUICK_SECONDS
     return {
         "straggler_documents": len(slow),
-        "straggler_blocks_left": int((slow > others).sum()) / QUICK_SEATS,
+        "straggler_batches_left": int((slow > others).sum()) / QUICK_SEATS,
         "straggler_batch_s": a_batch,
         "held_s": round(float(slow[-1]) - others, 1),
         "held_batches": round((float(slow[-1]) - others) / a_batch, 2),
@@ -241,7 +258,8 @@ def measure_straggler(folder: Path) -> dict[str, object]:
 def measure_autoscaling(folder: Path) -> dict[str, object]:
     """Score with one to four actors."""
     looks = Looks()
-    done = run(folder, 4 * AUTOSCALE_BLOCKS_EACH, 2, 1, [1, 4], looks, QUICK_SECONDS, QUICK_SEATS)
+    shape = (QUICK_SEATS, BLOCKS_IN_FLIGHT)
+    done = run(folder, 4 * AUTOSCALE_BLOCKS_EACH, 2, 1, [1, 4], looks, QUICK_SECONDS, QUICK_SEATS, shape)
     begin = min(float(times[0]) for times in done.values()) - QUICK_SECONDS
     end = max(float(times[-1]) for times in done.values())
     first_with_all = min((when for when, count in looks.actors if count == 4), default=float("nan"))
@@ -276,7 +294,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(json.dumps({part: found}))
         return
     asked = given.actors or given.straggler or given.autoscale
-    jobs = [f"rate {actors}" for actors in given.actors or ([] if asked else [1, 2, 4, 8, 16])]
+    jobs = [f"rate {actors}" for actors in given.actors or ([] if asked else [1, 2, 4, 8, 16, 32])]
     if given.straggler or not asked:
         jobs.append("straggler")
     if given.autoscale or not asked:

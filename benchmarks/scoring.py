@@ -7,7 +7,7 @@ On one set of documents, with the small guard of the package, and in one process
 - ``search``: the published search, one node at a time, see ``published_search.py`` (on a few documents, since it is
   slow), once with the stops of the published experiments and once with those of the published function;
 - ``ray``: the same marginals through the whole pipeline, files in and files out, and how many requests its engine had
-  in work over time.
+  in work over time; beside ``long``, as many documents in one process, in turns.
 
 ``prefill`` and ``decode`` are the tokens that go through the model for a document, those from the prefix cache left
 out; they are what no order of expansion can avoid, so greedy's over a marginal's is the floor of its price.
@@ -25,6 +25,8 @@ import json
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -62,6 +64,8 @@ OF_FLAGGED = (0.1, 0.05)
 WORLDS = {"demo": Mix(), "production": Mix(strong=0.025, ambiguous=0.015), "flagged": Mix(strong=1.0, ambiguous=0.0)}
 """22 % flagged, 5 %, and all that have strong cues and are flagged."""
 LOOK_EVERY_S = 0.02
+RAY_TOLERANCE, RAY_ROUNDS, LONGER = 0.01, 3, 3
+LONG, THROUGH_RAY = f"marginal {RAY_TOLERANCE}, long", f"ray, marginal {RAY_TOLERANCE}"
 
 
 def settings(tolerance: float, corpus: str = "unused", scores: str = "unused", of: str = "absolute") -> Config:
@@ -77,6 +81,11 @@ def settings(tolerance: float, corpus: str = "unused", scores: str = "unused", o
     return parse(tree, "benchmark")
 
 
+def as_documents(documents: Sequence[WorldDocument]) -> list[Document]:
+    """Return what is scored of the world's documents."""
+    return [Document(document.doc_id, (Message("user", document.text),)) for document in documents]
+
+
 class Bench:
     """The guard, the engine, and documents as prompts."""
 
@@ -89,7 +98,7 @@ class Bench:
         self.engine = VllmEngine(str(GUARD_FOLDER), self.answers, engine_args=ENGINE_ARGS)
         room = self.engine.max_length - self.automaton.max_tokens
         self.prompter = Prompter(self.guard, self.tokenizer, room)
-        self.documents = [Document(d.doc_id, (Message("user", d.text),)) for d in documents]
+        self.documents = as_documents(documents)
         self.spent: Counter[str] = Counter()
         self.engine._llm.generate = self.counted(self.engine._llm.generate)
 
@@ -127,14 +136,16 @@ class Bench:
 
         return list(await asyncio.gather(*map(one, self.documents)))
 
-    def marginal(self, tolerance: float, of: str = "absolute") -> Callable[[], Awaitable[list[Score]]]:
-        """Return the scoring of all documents at a tolerance."""
+    def marginal(
+        self, tolerance: float, of: str = "absolute", documents: Sequence[Document] | None = None
+    ) -> Callable[[], Awaitable[list[Score]]]:
+        """Return the scoring of documents, by default all, at a tolerance."""
         scoring = settings(tolerance, of=of).scoring
 
         def work() -> Awaitable[list[Score]]:
             # A new one each time: a scorer remembers what it has scored.
             scorer = Scorer(self.guard.codes, self.automaton, self.prompter, self.engine, scoring)
-            return scorer.score_all(self.documents)
+            return scorer.score_all(self.documents if documents is None else documents)
 
         return work
 
@@ -149,13 +160,13 @@ class Bench:
         count = len(scores)
         return {"documents_per_s": count / seconds} | {name: spent / count for name, spent in self.spent.items()}
 
-    def search(self, count: int, stops: Stops) -> dict[str, float]:
-        """Time the published search on the first documents."""
+    def search(self, count: int, stops: Stops) -> tuple[list[dict[str, float]], dict[str, float]]:
+        """Return what the published search finds in the first documents, and what it costs."""
         labels = ["unsafe", *self.guard.codes]
         search = PublishedSearch(str(GUARD_FOLDER), self.tokenizer, labels, self.answers.ends, stops)
         prompts = [self.prompter.prompts(document).token_ids[0] for document in self.documents[:count]]
         timed(search, prompts[:2])
-        return timed(search, prompts)[1]
+        return timed(search, prompts)
 
 
 def watched(folder: str) -> Callable[[Guard, ModelConfig, ScoringConfig], Scorer]:
@@ -185,16 +196,25 @@ def through_ray(documents: int, tolerance: float, mix: Mix) -> dict[str, float]:
         answered, waiting = np.loadtxt(Path(folder, "requests"), dtype=int).T
     # From the first answer to the last one.
     at_work = waiting[(answered > 0) & (answered < answered.max())]
-    print(f"requests in work, tenths of the job: {[int(part.mean()) for part in np.array_split(at_work, 10)]}")
+    tenths = {f"requests_in_work_{i}": float(part.mean()) for i, part in enumerate(np.array_split(at_work, 10))}
     return {
         "documents_per_s": manifest.counts.read / manifest.scoring_seconds,
         "share_of_time_without_requests": float((at_work == 0).mean()),
         "least_requests_in_the_middle": int(at_work[len(at_work) // 10 : -len(at_work) // 10].min()),
+        **tenths,
     }
 
 
-async def in_process(bench: Bench, rounds: int) -> dict[str, list[dict[str, float]]]:
-    """Take turns between plain generation and marginals."""
+def through_ray_elsewhere(documents: int, world: str) -> dict[str, float]:
+    """Run the job from a process of its own, as jobs are."""
+    command = [sys.executable, __file__, "--through-ray", str(documents), "--world", world]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+async def in_turns(bench: Bench, rounds: int, world: str) -> dict[str, list[dict[str, float]]]:
+    """Take turns between plain generation and marginals, and then between one process and the pipeline."""
     await bench.engine.warm_up()
     gc.collect()
     gc.freeze()  # as an actor does
@@ -206,6 +226,13 @@ async def in_process(bench: Bench, rounds: int) -> dict[str, list[dict[str, floa
     for _ in range(rounds):
         for name, work in works.items():
             results[name].append(await bench.timed(work))
+    # More documents, because a job's end, where nothing is left but to write the last rows, counts here.
+    many = LONGER * len(bench.documents)
+    long = bench.marginal(RAY_TOLERANCE, documents=as_documents(generate(many, seed=0, mix=WORLDS[world])))
+    results |= {LONG: [], THROUGH_RAY: []}
+    for _ in range(RAY_ROUNDS):
+        results[LONG].append(await bench.timed(long))
+        results[THROUGH_RAY].append(through_ray_elsewhere(many, world))
     await bench.engine.close()
     return results
 
@@ -218,9 +245,13 @@ def main() -> None:
     parser.add_argument("--search-documents", type=int, default=40)
     parser.add_argument("--world", choices=list(WORLDS), default="demo")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--through-ray", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-
     mix = WORLDS[arguments.world]
+    if arguments.through_ray:
+        print(json.dumps(through_ray(arguments.through_ray, RAY_TOLERANCE, mix)))
+        return
+
     documents = generate(arguments.documents, seed=0, mix=mix)
     if arguments.world == "flagged":
         documents = [document for document in documents if document.labels.any()]
@@ -231,11 +262,9 @@ def main() -> None:
     print(
         f"{len(lengths)} documents, {flagged:.1%} flagged, prompts of {statistics.median(lengths):.0f} tokens (median)"
     )
-    results = asyncio.run(in_process(bench, arguments.rounds))
+    results = asyncio.run(in_turns(bench, arguments.rounds, arguments.world))
     for name, stops in {"search, as in the paper": AS_IN_THE_PAPER, "search, by default": AS_BY_DEFAULT}.items():
-        results[name] = [bench.search(arguments.search_documents, stops)]
-    # More of them, because a job's end, where nothing is left but to write the last rows, counts here.
-    results["ray, marginal 0.01"] = [through_ray(3 * arguments.documents, 0.01, mix) for _ in range(2)]
+        results[name] = [bench.search(arguments.search_documents, stops)[1]]
 
     def median(name: str, figure: str) -> float:
         return statistics.median(result[figure] for result in results[name])
@@ -248,10 +277,12 @@ def main() -> None:
         rest = [f"{median(name, column):9.2f}" if column in rounds[0] else f"{'':9}" for column in columns]
         print(f"{name:26} {rate:8.1f} {rate / greedy:10.3f} {' '.join(rest)}")
     marginal = median("marginal 0.01", "documents_per_s")
-    print(f"through Ray / in process: {median('ray, marginal 0.01', 'documents_per_s') / marginal:.3f}")
-    idle = median("ray, marginal 0.01", "share_of_time_without_requests")
-    least = median("ray, marginal 0.01", "least_requests_in_the_middle")
-    print(f"through Ray, share of time without a request: {idle:.4f}; least in the middle of the job: {least:.0f}")
+    print(f"through Ray / in process: {median(THROUGH_RAY, 'documents_per_s') / median(LONG, 'documents_per_s'):.3f}")
+    tenths = [round(median(THROUGH_RAY, f"requests_in_work_{i}")) for i in range(10)]
+    least = median(THROUGH_RAY, "least_requests_in_the_middle")
+    idle = median(THROUGH_RAY, "share_of_time_without_requests")
+    print(f"through Ray, requests in work by tenths of the job: {tenths}, least in the middle: {least:.0f}")
+    print(f"through Ray, share of time without a request: {idle:.4f}")
     for name in results:
         if name.startswith("search"):
             print(f"marginal 0.01 / {name}: {marginal / median(name, 'documents_per_s'):.0f}")

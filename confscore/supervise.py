@@ -22,6 +22,7 @@ VERDICT = "CONFSCORE_VERDICT_FD"
 STOPPING = b"confscore: stopping; what was scored is kept, and the same command goes on from there\n"
 INTERRUPTED = "interrupted before the run was committed; run the same command again"
 _PR_SET_PDEATHSIG = 1
+_STOPS = (signal.SIGINT, signal.SIGTERM)
 _stopped = threading.Event()
 _LIBC = ctypes.CDLL(None)  # loaded here: between fork and exec nothing may wait for a lock of another thread
 
@@ -63,7 +64,7 @@ def run_as_child(arguments: Sequence[str], stdout: int | None = None) -> int | N
         stopped = True
         child.send_signal(number)
 
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, pass_on) for number in _STOPS}
     try:
         status = child.wait()
     finally:
@@ -94,13 +95,17 @@ def verdict_of_child() -> int | None:
     told = os.environ.pop(VERDICT, None)
     if told is None:
         return None
-    signal.signal(signal.SIGTERM, interrupt_once)
+    for number in _STOPS:
+        signal.signal(number, interrupt_once)
     return int(told)
 
 
 def interrupt_once(number: int, frame: FrameType | None) -> None:
-    """Take a scheduler's stop for an interrupt like any other; a second one must not disturb the end."""
-    signal.signal(number, signal.SIG_IGN)
+    """Interrupt what is done, and note it: a library may take the interrupt, and go on.
+
+    A scheduler's second stop must not disturb the end; a person's second one interrupts that, too.
+    """
+    signal.signal(number, signal.SIG_IGN if number == signal.SIGTERM else signal.default_int_handler)
     _stopped.set()
     raise KeyboardInterrupt
 
@@ -108,19 +113,25 @@ def interrupt_once(number: int, frame: FrameType | None) -> None:
 @contextmanager
 def stoppable() -> Iterator[None]:
     """Take a scheduler's stop for an interrupt, so that what is open is closed and a sentence says so."""
-    before = signal.signal(signal.SIGTERM, interrupt_once)
+    before = {number: signal.signal(number, interrupt_once) for number in _STOPS}
     try:
         yield
     except KeyboardInterrupt:
         _stopped.clear()  # heard of: whoever goes on after this does so knowing
         raise
     finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+
+
+def is_stopped() -> bool:
+    """Say whether there was a stop that nobody has told of yet."""
+    return _stopped.is_set()
 
 
 def raise_if_stopped() -> None:
     """Interrupt again what has been stopped: a library may have caught the first interrupt, and gone on."""
-    if _stopped.is_set():
+    if is_stopped():
         raise KeyboardInterrupt
 
 

@@ -43,6 +43,7 @@ from confscore.publication import Compacted, compact, finish, plan_compactions, 
 from confscore.row_keys import RowKeys
 from confscore.run_folder import MANIFEST, PREPARED
 from confscore.run_log import OnProgress
+from confscore.supervise import raise_if_stopped
 from confscore.table_formats import output_table
 from confscore.versions import versions
 
@@ -100,6 +101,7 @@ def run_plan(
         with connected(plan.config.cluster) as ours:
             wait_for_room(plan.config.cluster, ours, on_wait)
             manifest = _work(plan, on_progress, open_scorer, still_ours)
+            raise_if_stopped()
         try:
             publish(run, manifest, still_ours, table_format)
         except TableError as error:  # what could be refused was refused before: now it is a failure of the job

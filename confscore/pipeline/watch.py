@@ -17,7 +17,7 @@ from confscore.errors import JobError
 from confscore.manifest import NOTHING, Counts, add_counts
 from confscore.pipeline.cluster import StorePeak
 from confscore.run_log import OnProgress
-from confscore.supervise import raise_if_stopped
+from confscore.supervise import is_stopped, raise_if_stopped
 
 _POLL_S = 0.5
 _LOCK_EVERY_S = 5.0
@@ -42,11 +42,14 @@ class Limits:
         How many rows this start scores.
     still_ours : callable
         Raises where the table's lock is lost.
+    patience_s : float
+        So long after an interrupt, work that goes on is interrupted again. To end in order takes it a few seconds.
     """
 
     config: Config
     rows: int
     still_ours: Callable[[], None]
+    patience_s: float = 30.0
     _deadline: float = 0.0
     _read: int = -1
     _starts: int = 0
@@ -140,12 +143,16 @@ def watch(
 
     def keep_looking() -> None:
         try:
-            while not done.wait(_POLL_S):
+            while not done.wait(_POLL_S) and not is_stopped():
                 look()
         except Exception as error:
-            if not done.is_set():  # at the end it is looked at once more
-                problems.append(error)
-                _thread.interrupt_main()
+            if done.is_set():  # it is looked at once more
+                return
+            problems.append(error)
+            _thread.interrupt_main()
+        # An interrupt that reaches the work in a finalizer is ignored there, and the work goes on.
+        while not done.wait(limits.patience_s):
+            _thread.interrupt_main()
 
     watcher = threading.Thread(target=keep_looking, name="progress", daemon=True)
     watcher.start()
