@@ -208,6 +208,7 @@ def run(
     plan = make_plan(parse(settings, "benchmark"))
     with looks.going_on():
         run_plan(plan, lambda counts, ready: None, open_scorer=open_sleeping)  # type: ignore[arg-type]
+        looks.look()  # actors that went with the last block would not be seen to be gone
     if ray.is_initialized():
         ray.shutdown()
     cluster.shutdown()

@@ -83,15 +83,17 @@ def look_through(plan: Plan) -> Preflight:
     CorpusError
         A file cannot be read, unless such files are to be skipped, or an id occurs twice.
     JobError
-        No file can be read.
+        No file can be read, or the processes that compare ids are lost again and again.
     """
-    for tries in range(1, _TRIES + 1):
+    for _ in range(_TRIES):
         try:
             return _look_through(plan)
-        except RayActorError as error:  # a node has gone, and a share with it
-            if tries == _TRIES:
-                raise JobError(f"ids could not be compared, {_TRIES} times: {error}") from None
-    raise AssertionError  # every turn returns or raises
+        except RayActorError as error:  # its node may have gone
+            lost = error
+    raise JobError(
+        f"ids could not be compared: a process that holds them, 8 bytes each, was lost {_TRIES} times: killed from "
+        "outside, or for want of memory; nothing was scored, run the same command again"
+    ) from lost
 
 
 def _look_through(plan: Plan) -> Preflight:
