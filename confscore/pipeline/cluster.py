@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 import ray
+from ray._private.utils import get_num_cpus
 from ray.data import DataContext
 from ray.exceptions import RayError
 
@@ -21,6 +22,9 @@ from confscore.errors import ConfscoreError, JobError
 from confscore.supervise import stoppable
 
 KNOCK_S = 10.0
+_LEAST_CPUS = 4
+"""Of a cluster on this machine: for an actor, and a task each that reads, cuts and writes blocks. With fewer Ray Data
+lets the writers wait until nothing is left to read, and a crash costs all that has been scored."""
 _ANY_RAISED = re.compile(r"^\s*((?:\w+\.)*\w*(?:Error|Exception): .+)", re.M)
 _RAISED = re.compile(r"confscore\.errors\.(\w+): (.+)")
 
@@ -45,7 +49,9 @@ def connected(cluster: ClusterConfig) -> Iterator[bool]:
         else:
             logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # it says that it is safe
             # Not whatever cluster was last started on this machine, which Ray would take without the word "local".
-            ray.init("local", include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False)
+            cpus = max(get_num_cpus(), _LEAST_CPUS)
+            quiet = {"include_dashboard": False, "logging_level": logging.WARNING, "log_to_driver": False}
+            ray.init("local", num_cpus=cpus, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise JobError(f"cluster.address {address}: no Ray cluster answers there: {error}") from error
     # Ray takes the signal for itself when it starts.
