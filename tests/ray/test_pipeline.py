@@ -91,6 +91,7 @@ def make_plan_guard(config: Config):
     return resolve(config.guard.name, config.guard.order)
 
 
+@pytest.mark.slow
 def test_prometheus_can_read_how_a_job_is_doing(ray_here: None, settings: dict, tmp_path: Path) -> None:
     import ray
 

@@ -112,7 +112,7 @@ def dying_shares(ray_here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
 
 
-@pytest.mark.parametrize("deaths", [1, 2])
+@pytest.mark.parametrize("deaths", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_share_that_is_lost_with_its_node_is_made_up_for(dying_shares: Path, plan: Plan, deaths: int) -> None:
     from confscore.pipeline.preflight import look_through
 
