@@ -7,6 +7,7 @@ command line starts the job as a child, and hears from it through a pipe what it
 
 from __future__ import annotations
 
+import _thread
 import ctypes
 import os
 import signal
@@ -24,6 +25,8 @@ INTERRUPTED = "interrupted before the run was committed; run the same command ag
 _PR_SET_PDEATHSIG = 1
 _STOPS = (signal.SIGINT, signal.SIGTERM)
 _stopped = threading.Event()
+_own = threading.Event()
+"""Set while an interrupt of this process's own is under way."""
 _LIBC = ctypes.CDLL(None)  # loaded here: between fork and exec nothing may wait for a lock of another thread
 
 
@@ -105,9 +108,18 @@ def interrupt_once(number: int, frame: FrameType | None) -> None:
 
     A scheduler's second stop must not disturb the end; a person's second one interrupts that, too.
     """
+    if number == signal.SIGINT and _own.is_set():
+        _own.clear()
+        raise KeyboardInterrupt
     signal.signal(number, signal.SIG_IGN if number == signal.SIGTERM else signal.default_int_handler)
     _stopped.set()
     raise KeyboardInterrupt
+
+
+def interrupt_work() -> None:
+    """Interrupt the main thread from another one. It is no stop: what comes after the work goes on."""
+    _own.set()
+    _thread.interrupt_main()
 
 
 @contextmanager

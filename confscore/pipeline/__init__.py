@@ -30,7 +30,7 @@ from confscore.loading import open_scorer
 from confscore.lock import locked
 from confscore.manifest import NOTHING, Manifest, PeakMemory, add_counts
 from confscore.memory import peak_memory
-from confscore.pipeline.cluster import StorePeak, connected, limited_memory, plain_errors
+from confscore.pipeline.cluster import StorePeak, connected, limited_memory, most_actors, plain_errors
 from confscore.pipeline.completeness import check_complete, unfinished
 from confscore.pipeline.meters import RayMeters
 from confscore.pipeline.preflight import Preflight, look_through
@@ -98,9 +98,10 @@ def run_plan(
             finish(run, prepared, table_format)
             retire(run, plan.replaces)
             return prepared
-        with connected(plan.config.cluster) as ours:
-            wait_for_room(plan.config.cluster, ours, on_wait)
-            manifest = _work(plan, on_progress, open_scorer, still_ours)
+        with connected(plan.config.cluster) as alone:
+            wait_for_room(plan.config.cluster, alone, on_wait)
+            actors = most_actors(plan.config.cluster, alone)
+            manifest = _work(plan, actors, on_progress, open_scorer, still_ours)
             raise_if_stopped()
         try:
             publish(run, manifest, still_ours, table_format)
@@ -110,7 +111,9 @@ def run_plan(
     return manifest
 
 
-def _work(plan: Plan, on_progress: OnProgress, open_scorer: OpenScorer, still_ours: Callable[[], None]) -> Manifest:
+def _work(
+    plan: Plan, actors: int, on_progress: OnProgress, open_scorer: OpenScorer, still_ours: Callable[[], None]
+) -> Manifest:
     """Do everything up to publication."""
     started = time.time()
     found = look_through(plan)
@@ -122,7 +125,14 @@ def _work(plan: Plan, on_progress: OnProgress, open_scorer: OpenScorer, still_ou
     limits = Limits(plan.config, rows - len(staged), still_ours)
     store = StorePeak()
     with limited_memory(plan.config.cluster):
-        watch(lambda: _score(plan, found, staged, progress, open_scorer), progress, on_progress, limits, before, store)
+        watch(
+            lambda: _score(plan, actors, found, staged, progress, open_scorer),
+            progress,
+            on_progress,
+            limits,
+            before,
+            store,
+        )
     told: Reports = ray.get(progress.read.remote())
     scored = time.time()
     skipped = {file.path for file in found.skipped}
@@ -154,8 +164,8 @@ def _work(plan: Plan, on_progress: OnProgress, open_scorer: OpenScorer, still_ou
     )
 
 
-def _score(plan: Plan, found: Preflight, staged: RowKeys, progress: Any, open_scorer: OpenScorer) -> None:
-    """Read the rows that are not staged yet, score them and stage them."""
+def _score(plan: Plan, actors: int, found: Preflight, staged: RowKeys, progress: Any, open_scorer: OpenScorer) -> None:
+    """Read the rows that are not staged yet, score them with so many actors at most, and stage them."""
     parts = unfinished(found, staged)
     if not parts:
         return
@@ -164,7 +174,6 @@ def _score(plan: Plan, found: Preflight, staged: RowKeys, progress: Any, open_sc
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what matters of it is said in one sentence
-    least, most = cluster.actor_range
     source = CorpusSource(plan.corpus.reader, parts, cluster.rows_per_block, ray.put(staged))
     context.checkpoint_config = checkpointing(plan.run)
     # Twice as many actors as soon as all have what they can take: engines load for minutes, and one more each time
@@ -185,8 +194,8 @@ def _score(plan: Plan, found: Preflight, staged: RowKeys, progress: Any, open_sc
             batch_format="pyarrow",
             batch_size=None,  # a block: with a number, a short one waits in its task for the one after it
             compute=ActorPoolStrategy(
-                min_size=least,
-                max_size=most,
+                min_size=cluster.actor_range[0],
+                max_size=actors,
                 max_concurrent_calls_per_actor=cluster.blocks_in_flight,
                 # None waits behind them: it could go to no other actor any more, however slow this one is.
                 max_tasks_in_flight_per_actor=cluster.blocks_in_flight,

@@ -49,9 +49,13 @@ def connected(cluster: ClusterConfig) -> Iterator[bool]:
         else:
             logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # it says that it is safe
             # Not whatever cluster was last started on this machine, which Ray would take without the word "local".
-            cpus = max(get_num_cpus(), _LEAST_CPUS)
-            quiet = {"include_dashboard": False, "logging_level": logging.WARNING, "log_to_driver": False}
-            ray.init("local", num_cpus=cpus, **quiet)
+            ray.init(
+                "local",
+                num_cpus=max(get_num_cpus(), _LEAST_CPUS),
+                include_dashboard=False,
+                logging_level=logging.WARNING,
+                log_to_driver=False,
+            )
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise JobError(f"cluster.address {address}: no Ray cluster answers there: {error}") from error
     # Ray takes the signal for itself when it starts.
@@ -60,6 +64,14 @@ def connected(cluster: ClusterConfig) -> Iterator[bool]:
             yield not address
         finally:
             ray.shutdown()
+
+
+def most_actors(cluster: ClusterConfig, alone: bool) -> int:
+    """Return how many actors there may be; ``alone`` on this machine no more than its own CPUs hold."""
+    least, most = cluster.actor_range
+    if not alone or not cluster.cpus_per_actor:
+        return most
+    return max(least, min(most, int(get_num_cpus() / cluster.cpus_per_actor)))
 
 
 @contextmanager

@@ -8,8 +8,10 @@ into one process, and keeps those of a task that is noted as both.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
-import pyarrow.dataset as pds
+import pyarrow as pa
+import pyarrow.parquet as pq
 import ray
 from pyarrow import fs
 from ray.data.checkpoint import CheckpointConfig
@@ -23,6 +25,7 @@ from confscore.score_table import STAGED
 _PENDING = ".pending.parquet"
 _NOTED = ".parquet"
 _NOTES_A_TASK = 1000
+_NOTES_AT_ONCE = 16
 
 
 class AlreadyRestored(IdColumnCheckpointManager):  # type: ignore[misc]
@@ -51,7 +54,10 @@ def checkpointing(run: RunFolder) -> CheckpointConfig:
 
 
 def restore(run: RunFolder) -> RowKeys:
-    """Clean up after an earlier start, and return the keys of the rows that are staged."""
+    """Clean up after an earlier start, and return the keys of the rows that are staged.
+
+    A note that cannot be read, such as one that is empty after a power failure, counts as none.
+    """
     selector = fs.FileSelector(run.checkpoints, allow_not_found=True)
     notes = {info.base_name for info in run.filesystem.get_file_info(selector) if info.is_file}
     pending = {name.removesuffix(_PENDING) for name in notes if name.endswith(_PENDING)}
@@ -62,8 +68,11 @@ def restore(run: RunFolder) -> RowKeys:
             if note in notes:
                 run.filesystem.delete_file(f"{run.checkpoints}/{note}")
     finished = {name.removesuffix(_NOTED) for name in notes if not name.endswith(_PENDING)} - pending
-    _remove_orphans(run, finished)
-    return _read(run, sorted(finished))
+    keys, unreadable = _read(run, sorted(finished))
+    for name in unreadable:
+        run.filesystem.delete_file(f"{run.checkpoints}/{name}{_NOTED}")
+    _remove_orphans(run, finished - set(unreadable))
+    return keys
 
 
 def _remove_orphans(run: RunFolder, finished: set[str]) -> None:
@@ -75,13 +84,23 @@ def _remove_orphans(run: RunFolder, finished: set[str]) -> None:
             run.filesystem.delete_file(info.path)
 
 
-def _read(run: RunFolder, finished: Sequence[str]) -> RowKeys:
-    paths = [f"{run.checkpoints}/{name}{_NOTED}" for name in finished]
-    task = ray.remote(num_cpus=1, retry_exceptions=[OSError])(_keys_in)
-    starts = range(0, len(paths), _NOTES_A_TASK)
-    return RowKeys.union(RowKeys(), *ray.get([task.remote(run, paths[i : i + _NOTES_A_TASK]) for i in starts]))
+def _read(run: RunFolder, finished: Sequence[str]) -> tuple[RowKeys, list[str]]:
+    """Return the keys that tasks have noted, and the names of tasks whose notes cannot be read."""
+    task = ray.remote(num_cpus=1, retry_exceptions=[OSError])(_keys_of)
+    starts = range(0, len(finished), _NOTES_A_TASK)
+    found = ray.get([task.remote(run, finished[start : start + _NOTES_A_TASK]) for start in starts])
+    return RowKeys.union(RowKeys(), *(keys for keys, _ in found)), [name for _, names in found for name in names]
 
 
-def _keys_in(run: RunFolder, paths: Sequence[str]) -> RowKeys:
-    notes = pds.dataset(list(paths), format="parquet", filesystem=run.filesystem)
-    return row_keys(notes.to_table(columns=[ROW_KEY]))
+def _keys_of(run: RunFolder, finished: Sequence[str]) -> tuple[RowKeys, list[str]]:
+    def keys_of(name: str) -> RowKeys | None:
+        try:
+            with run.filesystem.open_input_file(f"{run.checkpoints}/{name}{_NOTED}") as note:
+                return row_keys(pq.read_table(note, columns=[ROW_KEY]))
+        except pa.ArrowInvalid:  # no Parquet file, or half of one
+            return None
+
+    with ThreadPoolExecutor(_NOTES_AT_ONCE) as pool:
+        found = list(pool.map(keys_of, finished))
+    unreadable = [name for name, keys in zip(finished, found, strict=True) if keys is None]
+    return RowKeys.union(RowKeys(), *(keys for keys in found if keys is not None)), unreadable

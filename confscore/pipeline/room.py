@@ -173,8 +173,8 @@ def _refuse_here(wanted: Mapping[str, float], here: Mapping[str, float]) -> None
             "more than that, or connect to a cluster with cluster.address"
         )
     raise JobError(
-        f"{key} is {wanted[name]:g}, and this machine has {best:g}; set {key} to {best:g}, or connect to a cluster "
-        "with cluster.address"
+        f"{key} is {wanted[name]:g}, and Ray counts {best:g} on this machine; set {key} to {best:g}, or connect to a "
+        "cluster with cluster.address"
     )
 
 

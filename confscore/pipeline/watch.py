@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import threading
 import time
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from confscore.errors import JobError
 from confscore.manifest import NOTHING, Counts, add_counts
 from confscore.pipeline.cluster import StorePeak
 from confscore.run_log import OnProgress
-from confscore.supervise import is_stopped, raise_if_stopped
+from confscore.supervise import interrupt_work, is_stopped, raise_if_stopped
 
 _POLL_S = 0.5
 _LOCK_EVERY_S = 5.0
@@ -149,10 +148,10 @@ def watch(
             if done.is_set():  # it is looked at once more
                 return
             problems.append(error)
-            _thread.interrupt_main()
+            interrupt_work()
         # An interrupt that reaches the work in a finalizer is ignored there, and the work goes on.
         while not done.wait(limits.patience_s):
-            _thread.interrupt_main()
+            interrupt_work()
 
     watcher = threading.Thread(target=keep_looking, name="progress", daemon=True)
     watcher.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -103,8 +104,6 @@ def dying_shares(ray_here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     def start(plan: Plan) -> Sequence[object]:
         del plan
         return [ray.remote(num_cpus=0)(Dying).remote()]
-
-    import sys
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     monkeypatch.setattr(preflight, "_shares", start)

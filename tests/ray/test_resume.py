@@ -190,6 +190,21 @@ def test_only_what_is_surely_whole_is_restored(ray_here: None, tmp_path: Path) -
     assert list(restore(run)) == [1, 2]
 
 
+@pytest.mark.parametrize("left", [0, 4, 300])
+def test_a_note_that_a_power_failure_has_cut_is_none(ray_here: None, tmp_path: Path, left: int) -> None:
+    from confscore.pipeline.restore import restore
+
+    run = staged_run(tmp_path)
+    table = pa.table({ROW_KEY: [6, 7]})
+    pq.write_table(table, Path(run.staging) / f"parquet-D-0{STAGED}")
+    note = Path(run.checkpoints) / "parquet-D.parquet"
+    pq.write_table(table, note)
+    note.write_bytes(note.read_bytes()[:left])
+    assert list(restore(run)) == [1, 2]
+    assert staged_names(run) == [f"parquet-A-0{STAGED}"]
+    assert not note.exists()
+
+
 def test_nothing_is_restored_where_nothing_was_staged(ray_here: None, tmp_path: Path) -> None:
     from confscore.pipeline.restore import restore
 

@@ -71,11 +71,14 @@ def test_work_that_goes_on_after_a_stop_is_interrupted_again(watched: Watch, how
     assert swallower.left == 0
 
 
-def test_work_that_goes_on_after_a_problem_is_interrupted_again(watched: Watch) -> None:
+@pytest.mark.parametrize("interrupts", [1, 3])
+def test_work_that_goes_on_after_a_problem_is_interrupted_again(watched: Watch, interrupts: int) -> None:
     def lost() -> None:
         raise JobError("the lock is lost")
 
-    swallower = Swallower(3)
-    with pytest.raises(JobError, match="the lock is lost"):
-        watched(swallower, lost)
+    swallower = Swallower(interrupts)
+    with stoppable():
+        with pytest.raises(JobError, match="the lock is lost"):
+            watched(swallower, lost)
+        watched(lambda: None)  # nobody has stopped what comes after it
     assert swallower.left == 0
