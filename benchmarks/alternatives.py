@@ -24,8 +24,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from in_process import Bench
 from published_search import AS_BY_DEFAULT, AS_IN_THE_PAPER
-from scoring import Bench
 from sklearn.metrics import log_loss, roc_auc_score
 from vllm import SamplingParams
 from vllm.inputs import TokensPrompt

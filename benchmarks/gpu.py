@@ -1,9 +1,12 @@
-"""One GPU: certified marginals beside one plain generation, and the share of peak prefill that is reached.
+"""One GPU: certified marginals beside one plain generation and what users would pick, and the share of peak prefill.
 
-The model has the shape of an 8B Llama in bfloat16 with random weights (vLLM's ``load_format: dummy``) and the tokenizer
-of the guard in this package, or is a model of yours (``--model``, with ``--guard``). Prompts have 300 to 800 tokens, of
-which a policy is shared. Random weights answer nearly at random, so marginals at a tolerance would need no end of
-rollouts: ``--rollouts`` says how many a document gets, and what is compared is the price of a rollout.
+The model has the shape of an 8B Llama in bfloat16 and answers as the small guard of this package does
+(``wide_guard.py``), so that documents of a known world cost what they cost with a guard of real size; or it is a model
+of yours (``--model``, with ``--guard``). Prompts have about 300 to 800 tokens, of which a policy is shared.
+
+Documents a second, rollouts a document, errors against marginals at a tolerance of 0.0005, and AUC and log loss
+against the world's labels are as in ``alternatives.py``; ``peak_prefill`` is the operations of the tokens that no cache
+has (2 for each number of the model) over what the card can do by its data sheet. Ray Data is not measured here.
 
 ``--dry-run`` uses the small guard on CPUs and a few documents. ``python benchmarks/gpu.py --json gpu.json``
 """
@@ -14,174 +17,170 @@ import argparse
 import asyncio
 import json
 import random
-import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from alternatives import CLIP, EXACT, Alternatives, Method
+from in_process import ENGINE_ARGS, WORLDS
+from published_search import AS_BY_DEFAULT, AS_IN_THE_PAPER
+from sklearn.metrics import log_loss, roc_auc_score
 from vllm import SamplingParams
-from vllm.inputs import TokensPrompt
 from vllm.sampling_params import RequestOutputKind
+from wide_guard import Shape
 
 from confscore.demo import GUARD_FOLDER, GUARD_YAML
-from confscore.engines.base import AnswerTokens
-from confscore.engines.vllm import SPEAKS, VllmEngine
-from confscore.guards import resolve
+from confscore.demo.world import CODES, Mix, WorldDocument, generate
+from confscore.engines.vllm import SPEAKS
+from confscore.rows import Document, FloatArray
 from confscore.versions import versions
-from confscore.vocabulary import build_automaton, load_tokenizer
 
-SHAPE = {
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "vocab_size": 128256,
-    "tie_word_embeddings": False,
-    "max_position_embeddings": 4096,
-    "torch_dtype": "bfloat16",
-    "dtype": "bfloat16",
-}
+MORE_TEXTS = (3, 11)
+"""So many texts without a cue are around each document's own, for prompts of 300 to 800 tokens."""
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L4": 121e12}
 """Dense bfloat16, of the data sheets; another card needs --peak-flops."""
+ENGINE = {"dtype": "bfloat16", "max_model_len": 2048}
 
 
-def shaped(folder: Path) -> str:
-    """Write a model folder of real size without weights: vLLM makes them up."""
-    for file in GUARD_FOLDER.iterdir():
-        if file.suffix != ".safetensors":
-            shutil.copy(file, folder / file.name)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | SHAPE))
-    return str(folder)
+def long_documents(count: int, mix: Mix) -> list[WorldDocument]:
+    """Return documents of a world amid texts that change no probability."""
+    numbers = random.Random(0)
+    calm = generate(2 * MORE_TEXTS[1], seed=1, mix=Mix(strong=0.0, ambiguous=0.0))
+    found = []
+    for document in generate(count, seed=0, mix=mix):
+        texts = [each.text for each in numbers.sample(calm, numbers.randint(*MORE_TEXTS))]
+        texts.insert(numbers.randint(0, len(texts)), document.text)
+        found.append(replace(document, text=" ".join(texts)))
+    return found
 
 
-class Bench:
-    """An engine, and prompts of random tokens behind a shared policy."""
+class GpuBench(Alternatives):
+    """What is measured on one GPU."""
 
-    def __init__(self, source: str, guard: str, arguments: dict[str, object], given: argparse.Namespace) -> None:
-        tokenizer = load_tokenizer(source, None, trust_remote_code=False)
-        self.automaton = build_automaton(resolve(guard), tokenizer)
-        self.answers = AnswerTokens(self.automaton.alphabet, self.automaton.stops, self.automaton.max_tokens)
-        self.engine = VllmEngine(source, self.answers, engine_args=arguments)
-        numbers = random.Random(0)
-        words = [token for token in range(len(tokenizer)) if token not in set(tokenizer.all_special_ids)]
-        policy = numbers.choices(words, k=given.policy_tokens)
-        lengths = [numbers.randint(*given.tokens) for _ in range(given.documents)]
-        self.prompts = [[*policy, *numbers.choices(words, k=max(1, n - len(policy)))] for n in lengths]
-        self.unshared = sum(len(prompt) - len(policy) for prompt in self.prompts)
-        self.rollouts = given.rollouts
-
-    async def greedy(self) -> None:
-        """Generate every answer, as a user of vLLM would."""
-        params = SamplingParams(
-            temperature=0.0,
-            max_tokens=self.automaton.max_tokens,
-            stop_token_ids=list(self.answers.ends),
-            allowed_token_ids=[int(token) for token in self.answers.alphabet],
-            ignore_eos=True,
-            detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
-
-        async def one(number: int, prompt: list[int]) -> None:
-            async for _ in self.engine._llm.generate(TokensPrompt(prompt_token_ids=prompt), params, f"g{number}"):
-                pass
-
-        await asyncio.gather(*(one(number, prompt) for number, prompt in enumerate(self.prompts)))
-
-    async def marginal(self) -> None:
-        """Roll out so often for each document: the answer, and then from its likeliest other tokens."""
-
-        async def one(prompt: list[int]) -> None:
-            first = await self.engine.rollout(prompt, ())
-            others = first.log_probs[0].argsort()[::-1][1 : self.rollouts]
-            await asyncio.gather(*(self.engine.rollout(prompt, (int(self.answers.alphabet[i]),)) for i in others))
-
-        await asyncio.gather(*(one(prompt) for prompt in self.prompts))
-
-    async def prefill(self) -> None:
+    async def prefill(self) -> FloatArray:
         """Read every prompt and say one token."""
         params = SamplingParams(
             temperature=0.0, max_tokens=1, output_kind=RequestOutputKind.FINAL_ONLY, extra_args={SPEAKS: True}
         )
 
-        async def one(number: int, prompt: list[int]) -> None:
-            async for _ in self.engine._llm.generate(TokensPrompt(prompt_token_ids=prompt), params, f"p{number}"):
-                pass
+        async def one(document: Document) -> None:
+            await self.ask(document, params, "prefill")
 
-        await asyncio.gather(*(one(number, prompt) for number, prompt in enumerate(self.prompts)))
+        await asyncio.gather(*map(one, self.documents))
+        return np.empty((0, len(CODES)))
 
-    async def timed(self, work: Callable[[], Awaitable[None]]) -> float:
-        """Return the seconds of one turn with an empty prefix cache."""
-        await self.engine._llm.reset_prefix_cache()
-        start = time.perf_counter()
-        await work()
-        return time.perf_counter() - start
-
-    async def measure(self, rounds: int) -> dict[str, float]:
-        """Take turns; return the median seconds of each kind of work."""
-        works = {"prefill": self.prefill, "greedy": self.greedy, "marginal": self.marginal}
+    async def measure(self, rounds: int, samples: int) -> tuple[dict[str, FloatArray], dict[str, dict[str, float]]]:
+        """Take turns; return each method's scores, and the medians of its figures."""
+        methods: dict[str, Method] = {
+            "prefill": self.prefill,
+            "greedy": self.plain,
+            "marginal 0.05": self.marginals(0.05),
+            "marginal 0.01": self.marginals(0.01),
+            "greedy, logprobs=20": self.joint,
+            f"{samples} samples": self.sampled(samples),
+        }
         await self.engine.warm_up()
-        await self.timed(self.greedy)
-        seconds: dict[str, list[float]] = {name: [] for name in works}
+        scores = {"exact": await self.marginals(EXACT)()}  # which warms up as well
+        found: dict[str, list[dict[str, float]]] = {name: [] for name in methods}
+        count = len(self.documents)
         for _ in range(rounds):
-            for name, work in works.items():
-                seconds[name].append(await self.timed(work))
+            for name, method in methods.items():
+                await self.engine._llm.reset_prefix_cache()
+                self.spent.clear()
+                start = time.perf_counter()
+                scores[name] = await method()
+                seconds = time.perf_counter() - start
+                # A request for several samples tells only of one what was cached.
+                spent = {} if "samples" in name else {what: number / count for what, number in self.spent.items()}
+                found[name].append({"documents_per_s": count / seconds} | spent)
+                print(f"{name:24} {count / seconds:.4g} documents/s", flush=True)
         await self.engine.close()
-        return {name: statistics.median(found) for name, found in seconds.items()}
+        return scores, {
+            name: {figure: statistics.median(one[figure] for one in ones) for figure in ones[0]}
+            for name, ones in found.items()
+        }
+
+
+def quality(probs: FloatArray, exact: FloatArray, truth: FloatArray) -> dict[str, float]:
+    """Return a method's errors against exact marginals, and its AUC and log loss against labels."""
+    clipped = np.clip(probs.ravel(), CLIP, 1 - CLIP)
+    return {
+        "mean_error": float(np.abs(probs - exact).mean()),
+        "largest_error": float(np.abs(probs - exact).max()),
+        "micro_auc": float(roc_auc_score(truth.ravel(), probs.ravel())),
+        "log_loss": float(log_loss(truth.ravel(), clipped)),
+    }
 
 
 def main() -> None:
     """Measure, print, and write one JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--documents", type=int, default=2000)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--tokens", type=int, nargs=2, default=[300, 800])
-    parser.add_argument("--policy-tokens", type=int, default=250)
-    parser.add_argument("--rollouts", type=int, default=2)
-    parser.add_argument("--model")
+    parser.add_argument("--documents", type=int, default=600)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--world", choices=list(WORLDS), default="production")
+    parser.add_argument("--samples", type=int, default=10)
+    parser.add_argument("--search-documents", type=int, default=12, help="0 leaves the published search out")
+    parser.add_argument("--model", help="instead of the small guard in the shape of 8B")
     parser.add_argument("--guard", default=str(GUARD_YAML))
-    parser.add_argument("--parameters", type=float, default=8e9, help="of the model, for the share of peak")
+    parser.add_argument("--engine-args", type=json.loads, default={}, help="JSON, for vLLM")
+    parser.add_argument("--parameters", type=float, default=Shape().parameters, help="of the model")
     parser.add_argument("--peak-flops", type=float)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--scores", type=Path, help="an .npz file for every method's scores")
     parser.add_argument("--dry-run", action="store_true")
     given = parser.parse_args()
-    arguments: dict[str, object] = {"dtype": "bfloat16", "max_model_len": 2048}
+    documents = long_documents(min(given.documents, 20) if given.dry_run else given.documents, WORLDS[given.world])
+    truth = np.array([document.labels for document in documents])
+    rounds, engine_args = given.rounds, ENGINE | given.engine_args
     with tempfile.TemporaryDirectory() as folder:
         if given.dry_run:
-            given.documents, given.rounds = min(given.documents, 20), 1
-            source = str(GUARD_FOLDER)
-            arguments |= {"dtype": "float32", "max_model_len": 1024, "kv_cache_memory_bytes": 1 << 29}
-            arguments["enforce_eager"] = True
+            source, rounds, engine_args = str(GUARD_FOLDER), 1, ENGINE_ARGS
         elif given.model:
             source = given.model
         else:
-            source = shaped(Path(folder))
-            arguments["load_format"] = "dummy"
-        bench = Bench(source, given.guard, arguments, given)
-        seconds = asyncio.run(bench.measure(given.rounds))
+            source = folder
+            # In a process of its own, which leaves nothing on the GPU.
+            subprocess.run([sys.executable, str(Path(__file__).with_name("wide_guard.py")), folder], check=True)
+        bench = GpuBench(documents, source, given.guard, engine_args)
+        lengths = [len(bench.prompter.prompts(document).token_ids[0]) for document in bench.documents]
+        scores, found = asyncio.run(bench.measure(rounds, given.samples))
+        if given.search_documents:
+            for name, stops in {
+                "search, as in the paper": AS_IN_THE_PAPER,
+                "search, by default": AS_BY_DEFAULT,
+            }.items():
+                found[name] = bench.search(given.search_documents, stops)[1]
+    greedy = found["greedy"]["documents_per_s"]
     card = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     peak = given.peak_flops or next((flops for name, flops in PEAK_FLOPS.items() if name in card), None)
-    tokens_per_s = bench.unshared / seconds["prefill"]
-    found = {
+    for name, figures in found.items():
+        figures["of_greedy"] = figures["documents_per_s"] / greedy
+        if peak and "prefill" in figures:
+            per_s = (figures["prefill"] + figures["decode"]) * figures["documents_per_s"]
+            figures["peak_prefill"] = 2 * given.parameters * per_s / peak
+        if name in scores and len(scores[name]):
+            figures.update(quality(scores[name], scores["exact"], truth))
+        print(f"{name:24}", " ".join(f"{what} {value:.4g}" for what, value in figures.items()))
+    told = {
         "card": card,
         "versions": versions(),
-        "documents": given.documents,
-        "unshared_tokens_per_document": bench.unshared / given.documents,
-        "documents_per_s": {name: given.documents / took for name, took in seconds.items()},
-        "marginal_of_greedy": seconds["greedy"] / seconds["marginal"],
-        "rollouts_per_document": given.rollouts,
-        "prefill_tokens_per_s": tokens_per_s,
-        "share_of_peak_prefill": None if peak is None else tokens_per_s * 2 * given.parameters / peak,
+        "documents": len(documents),
+        "world": given.world,
+        "prompt_tokens": {"least": min(lengths), "median": statistics.median(lengths), "most": max(lengths)},
+        "exact": quality(scores["exact"], scores["exact"], truth),
+        "methods": found,
     }
-    print(json.dumps(found, indent=2))
+    print(json.dumps({name: value for name, value in told.items() if name != "methods"}, indent=2))
     if given.json:
-        given.json.write_text(json.dumps(found, indent=2) + "\n")
+        given.json.write_text(json.dumps(told, indent=2) + "\n")
+    if given.scores:
+        np.savez(given.scores, **scores)
 
 
 if __name__ == "__main__":

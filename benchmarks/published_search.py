@@ -38,7 +38,7 @@ class PublishedSearch:
     Parameters
     ----------
     source : str
-        Model folder, loaded in float32.
+        Model folder, loaded in float32; on a GPU in the numbers it is stored in.
     tokenizer : PreTrainedTokenizerBase
     labels : sequence of str
         What texts may end with; each that fits counts.
@@ -55,7 +55,11 @@ class PublishedSearch:
         ends: Sequence[int],
         stops: Stops,
     ) -> None:
-        self._model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval()
+        on_gpu = torch.cuda.is_available()
+        dtype = "auto" if on_gpu else torch.float32
+        self._model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype).eval()
+        if on_gpu:
+            self._model.to("cuda")
         self._tokenizer = tokenizer
         self._labels = labels
         self._ends = set(ends)
@@ -73,7 +77,7 @@ class PublishedSearch:
     def confidences(self, prompt: Sequence[int]) -> dict[str, float]:
         """Return what each label has collected; sums may exceed 1."""
         found = dict.fromkeys(self._labels, 0.0)
-        self._visit(found, torch.tensor([list(prompt)]), 1.0, 0)
+        self._visit(found, torch.tensor([list(prompt)], device=self._model.device), 1.0, 0)
         return found
 
     def _visit(self, found: dict[str, float], ids: torch.Tensor, prob: float, depth: int) -> None:
@@ -81,12 +85,12 @@ class PublishedSearch:
             return
         self.calls += 1
         told = self._model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=self._once)
-        probs, order = torch.softmax(told.logits[0][0], dim=-1).sort(descending=True)
+        probs, order = torch.softmax(told.logits[0][0].float(), dim=-1).sort(descending=True)
         kept = int(torch.searchsorted(probs.cumsum(0), self._stops.top_p, right=True)) + 1
         tokens = order[:kept].tolist()
         an_end_is_kept = not self._ends.isdisjoint(tokens)
         for rank, (token, one) in enumerate(zip(tokens, probs[:kept].tolist(), strict=True)):
-            longer = torch.cat([ids, torch.tensor([[token]])], dim=1)
+            longer = torch.cat([ids, torch.tensor([[token]], device=ids.device)], dim=1)
             text = self._tokenizer.decode(longer[0])
             for label in self._labels:
                 if text.endswith(label):

@@ -19,7 +19,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
 from ray.data.llm import build_processor, vLLMEngineProcessorConfig
-from scoring import ENGINE_ARGS, settings
+from in_process import ENGINE_ARGS, settings
 
 from confscore.demo import GUARD_FOLDER, GUARD_YAML
 from confscore.demo.world import generate, write_corpus
