@@ -18,8 +18,8 @@ from typing import Any
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
-from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 from in_process import ENGINE_ARGS, settings
+from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
 from confscore.demo import GUARD_FOLDER, GUARD_YAML
 from confscore.demo.world import generate, write_corpus
