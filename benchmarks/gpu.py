@@ -88,7 +88,7 @@ class GpuBench(Alternatives):
         return np.empty((0, len(CODES)))
 
     async def measure(
-        self, rounds: int, samples: int, only: Sequence[str]
+        self, rounds: int, samples: int, only: Sequence[str], exact: bool
     ) -> tuple[dict[str, FloatArray], dict[str, dict[str, float]]]:
         """Take turns; return each method's scores, and the medians of its figures."""
         methods: dict[str, Method] = {
