@@ -17,11 +17,11 @@ from pyarrow import fs
 
 from confscore.corpus import ROW_KEY
 from confscore.corpus.files import make_folder
-from confscore.errors import TableError
+from confscore.errors import JobError, TableError
 from confscore.manifest import Counts, Manifest, OutputFile, Provenance
 from confscore.row_keys import RowKeys, repeated, row_keys
 from confscore.run_folder import MANIFEST, PREPARED, RunFolder
-from confscore.score_table import PROVENANCE_KEY, STAGED, count_rows, write_parquet
+from confscore.score_table import NOTED, PROVENANCE_KEY, STAGED, count_rows, write_parquet, writer_of
 from confscore.table_formats import TableFormat
 
 _FOOTERS_AT_ONCE = 16
@@ -79,6 +79,11 @@ def plan_compactions(run: RunFolder, rows_per_file: int, *, partition_folders: b
         Of a published file.
     partition_folders : bool
         Say in a published file's path, too, which partition it is of.
+
+    Raises
+    ------
+    JobError
+        Staged files are cut, as after a power failure. The next start scores their rows again.
     """
     filesystem = run.filesystem
     if filesystem.get_file_info(run.finished).type == fs.FileType.Directory:
@@ -86,7 +91,10 @@ def plan_compactions(run: RunFolder, rows_per_file: int, *, partition_folders: b
     selector = fs.FileSelector(run.staging, recursive=True, allow_not_found=True)
     paths = sorted(info.path for info in filesystem.get_file_info(selector) if info.path.endswith(STAGED))
     with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as pool:
-        rows = list(pool.map(lambda path: pq.read_metadata(filesystem.open_input_file(path)).num_rows, paths))
+        found = list(pool.map(lambda path: _count(filesystem, path), paths))
+    rows = [count for count in found if count is not None]
+    if len(rows) < len(paths):
+        raise _forgotten(run, [path for path, count in zip(paths, found, strict=True) if count is None])
     folders: dict[str, list[tuple[str, int]]] = {}
     for path, count in zip(paths, rows, strict=True):
         folder = path[len(run.staging) + 1 :].rpartition("/")[0]
@@ -98,6 +106,24 @@ def plan_compactions(run: RunFolder, rows_per_file: int, *, partition_folders: b
             inside = f"{folder}/" if folder and partition_folders else ""
             plan.append(Compaction(tuple(sources), folder, f"run={run.run_id}/{inside}{name}"))
     return plan
+
+
+def _count(filesystem: fs.FileSystem, path: str) -> int | None:
+    try:
+        with filesystem.open_input_file(path) as file:
+            return int(pq.read_metadata(file).num_rows)
+    except pa.ArrowInvalid:  # no footer, or half of one
+        return None
+
+
+def _forgotten(run: RunFolder, torn: Sequence[str]) -> JobError:
+    """Remove the notes of files that cannot be read: a start relies on no data without one."""
+    for name in sorted({writer_of(path) for path in torn}):
+        note = f"{run.checkpoints}/{name}{NOTED}"
+        if run.filesystem.get_file_info(note).type == fs.FileType.File:
+            run.filesystem.delete_file(note)
+    others = f" and {len(torn) - 1:,} other staged files are" if len(torn) > 1 else " is"
+    return JobError(f"{torn[0]}{others} cut, as after a power failure; start the job again: it scores their rows anew")
 
 
 def compact(

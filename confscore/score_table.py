@@ -24,6 +24,13 @@ from confscore.run_folder import read_manifests
 
 PROVENANCE_KEY = b"confscore.provenance"
 STAGED = ".staged"
+NOTED = ".parquet"
+
+
+def writer_of(staged: str) -> str:
+    """Return the name of the task that wrote a staged file, which is that of its note without :data:`NOTED`."""
+    # parquet-<write>-<task>-<n>.staged, or the same with another ending while it is being written
+    return staged.rpartition("/")[2].removesuffix(STAGED).rpartition("-")[0]
 
 
 def write_parquet(table: pa.Table, filesystem: fs.FileSystem, path: str, rows_per_group: int) -> None:

@@ -17,6 +17,7 @@ from confscore.corpus import ROW_KEY
 from confscore.errors import JobError, TableError
 from confscore.manifest import Counts, InputFile, Manifest, Provenance, add_counts, run_identity
 from confscore.publication import compact, finish, plan_compactions, publish
+from confscore.row_keys import without
 from confscore.rows import Columns, Score, score_schema, scores_to_arrays
 from confscore.run_folder import MANIFEST, PREPARED, RunFolder, committed_before, read_manifests
 from confscore.score_table import STAGED, open_table, provenance_of
@@ -178,6 +179,17 @@ def test_files_hold_at_most_the_asked_for_rows_as_far_as_blocks_allow(run: RunFo
     jobs = plan_compactions(run, 25)
     assert [len(job.sources) for job in jobs] == [2, 2, 2, 1]
     assert len({job.target for job in jobs}) == 4
+
+
+def test_rows_that_were_staged_twice_are_told(run: RunFolder) -> None:
+    stage(run, "a", [scored("1", [0.9, 0.1]), scored("2", [0.9, 0.1])])
+    stage(run, "b", [scored("2", [0.9, 0.1]), scored("3", [0.9, 0.1])])
+    (job,) = plan_compactions(run, 10)
+    done = compact(run, job, score_schema(COLUMNS), PROVENANCE, 10)
+    keys = {name: zlib.crc32(name.encode()) for name in "123"}
+    once = pa.table({ROW_KEY: pa.array(keys.values(), pa.int64())})
+    assert without(once, done.keys).num_rows == 0
+    assert without(once, done.repeated)[ROW_KEY].to_pylist() == [keys["1"], keys["3"]]
 
 
 def test_nothing_is_visible_before_publication(run: RunFolder) -> None:

@@ -20,10 +20,9 @@ from ray.data.checkpoint.checkpoint_filter import IdColumnCheckpointManager
 from confscore.corpus import ROW_KEY
 from confscore.row_keys import RowKeys, row_keys
 from confscore.run_folder import RunFolder
-from confscore.score_table import STAGED
+from confscore.score_table import NOTED, writer_of
 
 _PENDING = ".pending.parquet"
-_NOTED = ".parquet"
 _NOTES_A_TASK = 1000
 _NOTES_AT_ONCE = 16
 
@@ -64,13 +63,13 @@ def restore(run: RunFolder) -> RowKeys:
     # A task may be finished and pending: it was written once, and was being written again when everything stopped. Its
     # data may be half of either. The note of its end goes first, so that a stop in between leaves no doubt.
     for name in sorted(pending):
-        for note in (name + _NOTED, name + _PENDING):
+        for note in (name + NOTED, name + _PENDING):
             if note in notes:
                 run.filesystem.delete_file(f"{run.checkpoints}/{note}")
-    finished = {name.removesuffix(_NOTED) for name in notes if not name.endswith(_PENDING)} - pending
+    finished = {name.removesuffix(NOTED) for name in notes if not name.endswith(_PENDING)} - pending
     keys, unreadable = _read(run, sorted(finished))
     for name in unreadable:
-        run.filesystem.delete_file(f"{run.checkpoints}/{name}{_NOTED}")
+        run.filesystem.delete_file(f"{run.checkpoints}/{name}{NOTED}")
     _remove_orphans(run, finished - set(unreadable))
     return keys
 
@@ -79,8 +78,7 @@ def _remove_orphans(run: RunFolder, finished: set[str]) -> None:
     """Remove staged data that no finished task has written."""
     selector = fs.FileSelector(run.staging, allow_not_found=True, recursive=True)
     for info in run.filesystem.get_file_info(selector):
-        # parquet-<write>-<task>-<n>.staged, or the same with another ending while it is being written
-        if info.is_file and info.base_name.removesuffix(STAGED).rpartition("-")[0] not in finished:
+        if info.is_file and writer_of(info.base_name) not in finished:
             run.filesystem.delete_file(info.path)
 
 
@@ -95,7 +93,7 @@ def _read(run: RunFolder, finished: Sequence[str]) -> tuple[RowKeys, list[str]]:
 def _keys_of(run: RunFolder, finished: Sequence[str]) -> tuple[RowKeys, list[str]]:
     def keys_of(name: str) -> RowKeys | None:
         try:
-            with run.filesystem.open_input_file(f"{run.checkpoints}/{name}{_NOTED}") as note:
+            with run.filesystem.open_input_file(f"{run.checkpoints}/{name}{NOTED}") as note:
                 return row_keys(pq.read_table(note, columns=[ROW_KEY]))
         except pa.ArrowInvalid:  # no Parquet file, or half of one
             return None

@@ -18,7 +18,9 @@ import pytest
 from chaos import Job
 from heads import BIN, NO_TOKEN, autoscaling_head, free_port, head, worker
 
+from confscore.config import ClusterConfig
 from confscore.demo.world import write_corpus
+from confscore.pipeline.cluster import most_actors
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(420)]
@@ -47,6 +49,17 @@ def wait_for_room(address: str, *asked: tuple[float, float, str | None]) -> list
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, env=NO_TOKEN)
     assert done.returncode == 0, done.stderr
     return [line for line in done.stdout.splitlines() if line.startswith(("waiting:", "error:", "room"))]
+
+
+@pytest.mark.parametrize(
+    ("asked", "cpus_per_actor", "alone", "most"),
+    [((1, 8), 1, True, 3), ((1, 8), 1, False, 8), ((1, 8), 2, True, 1), ((1, 2), 1, True, 2), ((4, 8), 1, True, 4)],
+)
+def test_on_one_machine_there_are_no_more_actors_than_its_own_cpus_hold(
+    asked: tuple[int, int], cpus_per_actor: float, alone: bool, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("confscore.pipeline.cluster.get_num_cpus", lambda: 3)
+    assert most_actors(ClusterConfig(actors=asked, cpus_per_actor=cpus_per_actor), alone) == most
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from confscore.corpus import ROW_KEY
 from confscore.errors import CorpusError, JobError
 from confscore.manifest import Manifest
 from confscore.plan import make_plan
+from confscore.publication import plan_compactions
 from confscore.run_folder import RunFolder, read_manifests
 from confscore.score_table import STAGED
 
@@ -203,6 +204,24 @@ def test_a_note_that_a_power_failure_has_cut_is_none(ray_here: None, tmp_path: P
     assert list(restore(run)) == [1, 2]
     assert staged_names(run) == [f"parquet-A-0{STAGED}"]
     assert not note.exists()
+
+
+@pytest.mark.parametrize("left", [0, 4, 300])
+def test_rows_that_a_power_failure_has_cut_are_scored_again(ray_here: None, tmp_path: Path, left: int) -> None:
+    from confscore.pipeline.restore import restore
+
+    run = staged_run(tmp_path)
+    assert list(restore(run)) == [1, 2]
+    table = pa.table({ROW_KEY: [6, 7]})
+    data = Path(run.staging) / f"parquet-D-0{STAGED}"
+    pq.write_table(table, data)
+    pq.write_table(table, Path(run.checkpoints) / "parquet-D.parquet")
+    data.write_bytes(data.read_bytes()[:left])
+    with pytest.raises(JobError, match=r"parquet-D-0\.staged is cut, .*; start the job again"):
+        plan_compactions(run, 10)
+    assert list(restore(run)) == [1, 2]
+    assert staged_names(run) == [f"parquet-A-0{STAGED}"]
+    assert len(plan_compactions(run, 10)) == 1
 
 
 def test_nothing_is_restored_where_nothing_was_staged(ray_here: None, tmp_path: Path) -> None:
