@@ -34,7 +34,7 @@ class Assumed:
     gpus_per_node: float = 8
     parameters: float = 8e9
     peak_flops: float = 989e12  # H100 SXM, bfloat16, dense
-    share_of_peak: float = 0.5  # prefill of a busy vLLM; 0.56 on the one H200 that was measured
+    share_of_peak: float = 0.5  # prefill of a busy vLLM; 0.56 on the one H200 that was measured, counted so
     unshared_tokens: float = 400
     policy_tokens: float = 600  # shared, and in the prefix cache
     text_bytes_per_document: float = 900  # compressed

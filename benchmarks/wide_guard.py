@@ -50,6 +50,11 @@ class Shape:
         layer = attention + 3 * self.hidden_size * self.intermediate_size + 2 * self.hidden_size
         return self.num_hidden_layers * layer + 2 * self.vocab_size * self.hidden_size + self.hidden_size
 
+    @property
+    def multiplied(self) -> int:
+        """Return how many of them a token is multiplied with: vocabularies are looked up, or only where one is said."""
+        return self.parameters - 2 * self.vocab_size * self.hidden_size
+
 
 class WideGuard:
     """Makes the weights of one shape, a layer at a time."""

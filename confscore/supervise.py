@@ -125,6 +125,7 @@ def interrupt_work() -> None:
 @contextmanager
 def stoppable() -> Iterator[None]:
     """Take a scheduler's stop for an interrupt, so that what is open is closed and a sentence says so."""
+    _own.clear()  # an interrupt of its own that came to nothing must not take the next stop for itself
     before = {number: signal.signal(number, interrupt_once) for number in _STOPS}
     try:
         yield

@@ -17,6 +17,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from confscore import supervise
+
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals")
 
 CONFIG = """
@@ -236,3 +238,15 @@ def test_a_killed_command_takes_its_child_with_it(stuck: tuple[subprocess.Popen[
     parent.kill()
     parent.wait()
     poll(lambda: is_gone(child))
+
+
+def test_an_interrupt_of_its_own_that_came_to_nothing_hides_no_later_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervise._thread, "interrupt_main", lambda: None)
+    supervise.interrupt_work()
+    with supervise.stoppable():
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            told = supervise.is_stopped()
+        supervise._stopped.clear()
+    assert told
