@@ -168,7 +168,9 @@ class JsonLog:
 
 def say_failed(kind: LogFormat, sentence: str, status: int) -> None:
     """Say why a job ends: on standard error, and for log collectors on standard output too."""
-    print(f"confscore: {one_line(sentence)}", file=sys.stderr)
+    # In one piece: where streams are unbuffered, print writes the end of a line by itself, and another process of the
+    # job may write in between.
+    sys.stderr.write(f"confscore: {one_line(sentence)}\n")
     if kind == "json":
         _event("failed", error=sentence, exit_status=status)
 
