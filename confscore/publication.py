@@ -21,7 +21,7 @@ from confscore.errors import JobError, TableError
 from confscore.manifest import Counts, Manifest, OutputFile, Provenance
 from confscore.row_keys import RowKeys, repeated, row_keys
 from confscore.run_folder import MANIFEST, PREPARED, RunFolder
-from confscore.score_table import NOTED, PROVENANCE_KEY, STAGED, count_rows, write_parquet, writer_of
+from confscore.score_table import NOTED, PROVENANCE_KEY, STAGED, count_rows, is_damaged, write_parquet, writer_of
 from confscore.table_formats import TableFormat
 
 _FOOTERS_AT_ONCE = 16
@@ -83,7 +83,7 @@ def plan_compactions(run: RunFolder, rows_per_file: int, *, partition_folders: b
     Raises
     ------
     JobError
-        Staged files are cut, as after a power failure. The next start scores their rows again.
+        Staged files are not whole, as after a power failure. The next start scores their rows again.
     """
     filesystem = run.filesystem
     if filesystem.get_file_info(run.finished).type == fs.FileType.Directory:
@@ -112,18 +112,32 @@ def _count(filesystem: fs.FileSystem, path: str) -> int | None:
     try:
         with filesystem.open_input_file(path) as file:
             return int(pq.read_metadata(file).num_rows)
-    except pa.ArrowInvalid:  # no footer, or half of one
-        return None
+    except (OSError, pa.ArrowInvalid) as error:
+        if is_damaged(error):
+            return None
+        raise
+
+
+def _read(run: RunFolder, path: str) -> pa.Table:
+    try:
+        with run.filesystem.open_input_file(path) as file:
+            return pq.ParquetFile(file, page_checksum_verification=True).read()
+    except (OSError, pa.ArrowInvalid) as error:
+        if is_damaged(error):
+            raise _forgotten(run, [path]) from error
+        raise
 
 
 def _forgotten(run: RunFolder, torn: Sequence[str]) -> JobError:
-    """Remove the notes of files that cannot be read: a start relies on no data without one."""
+    """Remove the notes of files that are not whole: a start relies on no data without one."""
     for name in sorted({writer_of(path) for path in torn}):
         note = f"{run.checkpoints}/{name}{NOTED}"
         if run.filesystem.get_file_info(note).type == fs.FileType.File:
             run.filesystem.delete_file(note)
     others = f" and {len(torn) - 1:,} other staged files are" if len(torn) > 1 else " is"
-    return JobError(f"{torn[0]}{others} cut, as after a power failure; start the job again: it scores their rows anew")
+    return JobError(
+        f"{torn[0]}{others} not whole, as after a power failure; start the job again: it scores their rows anew"
+    )
 
 
 def compact(
@@ -144,9 +158,14 @@ def compact(
         Stored in the file's key-value metadata.
     rows_per_group : int
         Rows of a row group.
+
+    Raises
+    ------
+    JobError
+        A staged file is not whole. The next start scores its rows again.
     """
     filesystem = run.filesystem
-    pieces = [pq.ParquetFile(filesystem.open_input_file(path)).read() for path in job.sources]
+    pieces = [_read(run, path) for path in job.sources]
     keyed = pa.concat_tables(piece.select([ROW_KEY]) for piece in pieces)
     partition = _partition(job, pa.schema([field for field in schema if field.name not in pieces[0].column_names]))
     table = pa.concat_tables(_with(piece, partition).select(schema.names).cast(schema) for piece in pieces)

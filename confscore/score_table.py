@@ -8,6 +8,7 @@ dictionary (measured: a filter on one category reads 1 row group of 17).
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 
 import pyarrow as pa
@@ -25,6 +26,19 @@ from confscore.run_folder import read_manifests
 PROVENANCE_KEY = b"confscore.provenance"
 STAGED = ".staged"
 NOTED = ".parquet"
+
+# What Arrow says of a file that it reached and that is not whole; it has no exception of its own for that.
+_DAMAGED = re.compile(
+    r"Couldn't deserialize thrift|Corrupt|Unexpected end of stream|decompression failed|checksum verification failed"
+)
+
+
+def is_damaged(error: Exception) -> bool:
+    """Say whether a Parquet file was reached and is not whole, as after a power failure."""
+    if isinstance(error, pa.ArrowInvalid):  # cut short
+        return True
+    # Pages that never came to the disk. A number would be the disk's own trouble, which may pass.
+    return isinstance(error, OSError) and error.errno is None and _DAMAGED.search(str(error)) is not None
 
 
 def writer_of(staged: str) -> str:

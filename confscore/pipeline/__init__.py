@@ -122,7 +122,7 @@ def _work(
     progress = ray.remote(num_cpus=0)(Progress).options(scheduling_strategy=here).remote()
     rows = sum(found.rows)
     before = NOTHING.model_copy(update={"read": len(staged), "scored": len(staged)})
-    limits = Limits(plan.config, rows - len(staged), still_ours)
+    limits = Limits(plan.config, rows - len(staged), actors, still_ours)
     store = StorePeak()
     with limited_memory(plan.config.cluster):
         watch(
@@ -211,6 +211,7 @@ def _score(plan: Plan, actors: int, found: Preflight, staged: RowKeys, progress:
             filesystem=plan.run.filesystem,
             partition_cols=list(plan.config.output.partition_by) or None,
             filename_provider=StagedNames(),
+            write_page_checksum=True,  # pages that never came to the disk may read as other numbers
         )
     finally:
         context.checkpoint_config = None

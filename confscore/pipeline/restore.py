@@ -20,7 +20,7 @@ from ray.data.checkpoint.checkpoint_filter import IdColumnCheckpointManager
 from confscore.corpus import ROW_KEY
 from confscore.row_keys import RowKeys, row_keys
 from confscore.run_folder import RunFolder
-from confscore.score_table import NOTED, writer_of
+from confscore.score_table import NOTED, is_damaged, writer_of
 
 _PENDING = ".pending.parquet"
 _NOTES_A_TASK = 1000
@@ -55,7 +55,7 @@ def checkpointing(run: RunFolder) -> CheckpointConfig:
 def restore(run: RunFolder) -> RowKeys:
     """Clean up after an earlier start, and return the keys of the rows that are staged.
 
-    A note that cannot be read, such as one that is empty after a power failure, counts as none.
+    After a power failure a note may not be whole, or there while its data is not: it counts as none.
     """
     selector = fs.FileSelector(run.checkpoints, allow_not_found=True)
     notes = {info.base_name for info in run.filesystem.get_file_info(selector) if info.is_file}
@@ -67,23 +67,21 @@ def restore(run: RunFolder) -> RowKeys:
             if note in notes:
                 run.filesystem.delete_file(f"{run.checkpoints}/{note}")
     finished = {name.removesuffix(NOTED) for name in notes if not name.endswith(_PENDING)} - pending
-    keys, unreadable = _read(run, sorted(finished))
-    for name in unreadable:
+    selector = fs.FileSelector(run.staging, allow_not_found=True, recursive=True)
+    data = [info.path for info in run.filesystem.get_file_info(selector) if info.is_file]
+    there = finished & {writer_of(path) for path in data}
+    keys, damaged = _read(run, sorted(there))
+    whole = there - set(damaged)
+    for name in sorted(finished - whole):
         run.filesystem.delete_file(f"{run.checkpoints}/{name}{NOTED}")
-    _remove_orphans(run, finished - set(unreadable))
+    for path in data:
+        if writer_of(path) not in whole:
+            run.filesystem.delete_file(path)
     return keys
 
 
-def _remove_orphans(run: RunFolder, finished: set[str]) -> None:
-    """Remove staged data that no finished task has written."""
-    selector = fs.FileSelector(run.staging, allow_not_found=True, recursive=True)
-    for info in run.filesystem.get_file_info(selector):
-        if info.is_file and writer_of(info.base_name) not in finished:
-            run.filesystem.delete_file(info.path)
-
-
 def _read(run: RunFolder, finished: Sequence[str]) -> tuple[RowKeys, list[str]]:
-    """Return the keys that tasks have noted, and the names of tasks whose notes cannot be read."""
+    """Return the keys that tasks have noted, and the names of tasks whose notes are not whole."""
     task = ray.remote(num_cpus=1, retry_exceptions=[OSError])(_keys_of)
     starts = range(0, len(finished), _NOTES_A_TASK)
     found = ray.get([task.remote(run, finished[start : start + _NOTES_A_TASK]) for start in starts])
@@ -95,10 +93,12 @@ def _keys_of(run: RunFolder, finished: Sequence[str]) -> tuple[RowKeys, list[str
         try:
             with run.filesystem.open_input_file(f"{run.checkpoints}/{name}{NOTED}") as note:
                 return row_keys(pq.read_table(note, columns=[ROW_KEY]))
-        except pa.ArrowInvalid:  # no Parquet file, or half of one
-            return None
+        except (OSError, pa.ArrowInvalid) as error:
+            if is_damaged(error):
+                return None
+            raise
 
     with ThreadPoolExecutor(_NOTES_AT_ONCE) as pool:
         found = list(pool.map(keys_of, finished))
-    unreadable = [name for name, keys in zip(finished, found, strict=True) if keys is None]
-    return RowKeys.union(RowKeys(), *(keys for keys in found if keys is not None)), unreadable
+    damaged = [name for name, keys in zip(finished, found, strict=True) if keys is None]
+    return RowKeys.union(RowKeys(), *(keys for keys in found if keys is not None)), damaged

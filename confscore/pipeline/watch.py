@@ -39,6 +39,8 @@ class Limits:
         Says how many rows may fail and how long an engine may take to start.
     rows : int
         How many rows this start scores.
+    actors : int
+        How many engines there may be at once.
     still_ours : callable
         Raises where the table's lock is lost.
     patience_s : float
@@ -47,6 +49,7 @@ class Limits:
 
     config: Config
     rows: int
+    actors: int
     still_ours: Callable[[], None]
     patience_s: float = 30.0
     _deadline: float = 0.0
@@ -74,7 +77,7 @@ class Limits:
                 f"no engine was ready within cluster.start_timeout_s ({timeout:g} s); does the cluster have what "
                 "cluster.gpus_per_actor, cluster.cpus_per_actor and cluster.memory_per_actor ask for?"
             )
-        most = self.config.cluster.actor_range[1]
+        most = self.actors
         if not told.starts and told.loads > most + _MOST_FRUITLESS_LOADS:
             raise JobError(
                 f"{told.loads - most} actors ended while they loaded their engine, and none was ready: killed from "

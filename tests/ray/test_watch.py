@@ -30,7 +30,7 @@ def watched(ray_here: None, settings: dict) -> Watch:
     progress = ray.remote(num_cpus=0)(Progress).remote()
 
     def run(work: Callable[[], None], still_ours: Callable[[], None] = lambda: None) -> None:
-        limits = Limits(parse(settings, "test"), 10, still_ours, patience_s=0.2)
+        limits = Limits(parse(settings, "test"), 10, 1, still_ours, patience_s=0.2)
         watch(work, progress, lambda counts, ready: None, limits, NOTHING, StorePeak())
 
     return run
