@@ -27,14 +27,10 @@ import numpy as np
 from in_process import Bench
 from published_search import AS_BY_DEFAULT, AS_IN_THE_PAPER
 from sklearn.metrics import log_loss, roc_auc_score
-from vllm import SamplingParams
-from vllm.inputs import TokensPrompt
 from vllm.outputs import CompletionOutput
-from vllm.sampling_params import RequestOutputKind
 
 from confscore.demo.world import CODES, generate
-from confscore.engines.vllm import SPEAKS
-from confscore.rows import Document, FloatArray
+from confscore.rows import FloatArray
 from confscore.versions import versions
 
 EXACT = 0.0005
@@ -48,28 +44,6 @@ Method = Callable[[], Awaitable[FloatArray]]
 
 class Alternatives(Bench):
     """The same guard and engine, used in other ways."""
-
-    async def ask(self, document: Document, params: SamplingParams, name: str) -> Sequence[CompletionOutput]:
-        """Return the completions of a document's prompt."""
-        (ids,) = self.prompter.prompts(document).token_ids
-        final = None
-        prompt = TokensPrompt(prompt_token_ids=ids)
-        async for output in self.engine._llm.generate(prompt, params, f"{name}-{document.doc_id}"):
-            final = output
-        assert final is not None
-        return final.outputs
-
-    def params(self, **more: object) -> SamplingParams:
-        """Return sampling parameters of an ordinary generation of the answer."""
-        return SamplingParams(
-            max_tokens=self.automaton.max_tokens,
-            stop_token_ids=list(self.answers.ends),
-            ignore_eos=True,
-            detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-            extra_args={SPEAKS: True},
-            **more,
-        )
 
     def walk(self, tokens: Sequence[int]) -> list[tuple[int, FloatArray]]:
         """Return the categories that each token of an answer adds; stops where the answer leaves the grammar."""
@@ -86,7 +60,8 @@ class Alternatives(Bench):
 
     def named(self, completion: CompletionOutput) -> FloatArray:
         """Return 1 for each category that an answer names, shape (N,)."""
-        return np.sum([new for _, new in self.walk(completion.token_ids)], axis=0, dtype=float) + np.zeros(len(CODES))
+        nothing = np.zeros(len(self.guard.codes))
+        return np.sum([nothing, *(new for _, new in self.walk(completion.token_ids))], axis=0)
 
     async def plain(self) -> FloatArray:
         """Score by the greedy answer alone."""
@@ -98,7 +73,7 @@ class Alternatives(Bench):
         """Score by the probabilities of the greedy answer's tokens."""
         params = self.params(temperature=0.0, logprobs=20)
         outputs = await asyncio.gather(*(self.ask(document, params, "joint") for document in self.documents))
-        scores = np.zeros((len(outputs), len(CODES)))
+        scores = np.zeros((len(outputs), len(self.guard.codes)))
         for row, (completion,) in zip(scores, outputs, strict=True):
             steps = zip(completion.logprobs, completion.token_ids, strict=True)
             so_far = np.cumsum([step[int(token)].logprob for step, token in steps])
@@ -108,7 +83,7 @@ class Alternatives(Bench):
 
     def sampled(self, k: int) -> Method:
         """Return the scoring by the share of k sampled answers."""
-        params = self.params(temperature=1.0, top_p=1.0, n=k)  # no seed: vLLM on CPUs fails with one
+        params = self.params(temperature=1.0, n=k)  # no seed: vLLM on CPUs fails with one
 
         async def work() -> FloatArray:
             outputs = await asyncio.gather(*(self.ask(document, params, f"k{k}") for document in self.documents))

@@ -2,7 +2,8 @@
 
 The model has the shape of an 8B Llama in bfloat16 and answers as the small guard of this package does
 (``wide_guard.py``), so that documents of a known world cost what they cost with a guard of real size; or it is a model
-of yours (``--model``, with ``--guard``). Prompts have about 300 to 800 tokens, of which a policy is shared.
+of yours (``--model``, with ``--guard``). Prompts have about 300 to 800 tokens, of which a policy is shared. The shape
+of 8B takes 16 GB of the folder for temporary files.
 
 Documents a second, rollouts a document, errors against marginals at a tolerance of 0.0005, and AUC and log loss
 against the world's labels are as in ``alternatives.py``, but that shares of samples are only clipped for the log loss.
@@ -35,14 +36,11 @@ from alternatives import CLIP, EXACT, Alternatives, Method
 from in_process import ENGINE_ARGS, WORLDS
 from published_search import AS_BY_DEFAULT, AS_IN_THE_PAPER
 from sklearn.metrics import log_loss, roc_auc_score
-from vllm import SamplingParams
-from vllm.sampling_params import RequestOutputKind
 from wide_guard import Shape
 
 from confscore.demo import GUARD_FOLDER, GUARD_YAML
-from confscore.demo.world import CODES, Mix, WorldDocument, generate
-from confscore.engines.vllm import SPEAKS
-from confscore.rows import Document, FloatArray
+from confscore.demo.world import Mix, WorldDocument, generate
+from confscore.rows import FloatArray
 from confscore.versions import versions
 
 MORE_TEXTS = (3, 11)
@@ -79,15 +77,9 @@ class GpuBench(Alternatives):
 
     async def prefill(self) -> FloatArray:
         """Read every prompt and say one token."""
-        params = SamplingParams(
-            temperature=0.0, max_tokens=1, output_kind=RequestOutputKind.FINAL_ONLY, extra_args={SPEAKS: True}
-        )
-
-        async def one(document: Document) -> None:
-            await self.ask(document, params, "prefill")
-
-        await asyncio.gather(*map(one, self.documents))
-        return np.empty((0, len(CODES)))
+        params = self.params(most=1)
+        await asyncio.gather(*(self.ask(document, params, "prefill") for document in self.documents))
+        return np.empty((0, len(self.guard.codes)))
 
     async def measure(
         self, rounds: int, samples: int, only: Sequence[str], exact: bool
@@ -142,8 +134,8 @@ def quality(probs: FloatArray, exact: FloatArray, truth: FloatArray) -> dict[str
     }
 
 
-def main() -> None:
-    """Measure, print, and write one JSON."""
+def arguments() -> argparse.Namespace:
+    """Return what was given on the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--documents", type=int, default=600)
     parser.add_argument("--rounds", type=int, default=2)
@@ -152,17 +144,25 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=[], help="methods, beside greedy; by default all")
     parser.add_argument("--no-errors", action="store_true", help="leave errors, AUC and log loss out")
     parser.add_argument("--search-documents", type=int, default=12, help="0 leaves the published search out")
-    parser.add_argument("--model", help="instead of the small guard in the shape of 8B")
-    parser.add_argument("--guard", default=str(GUARD_YAML))
+    parser.add_argument("--model", help="instead of the small guard in the shape of 8B; needs --parameters")
+    parser.add_argument("--guard", default=str(GUARD_YAML), help="another one needs --no-errors")
     parser.add_argument("--engine-args", type=json.loads, default={}, help="JSON, for vLLM")
-    parser.add_argument(
-        "--parameters", type=float, default=Shape().multiplied, help="of the model, without its vocabularies"
-    )
+    parser.add_argument("--parameters", type=float, help="of --model, without its vocabularies")
     parser.add_argument("--peak-flops", type=float)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--scores", type=Path, help="an .npz file for every method's scores")
     parser.add_argument("--dry-run", action="store_true")
     given = parser.parse_args()
+    if (given.model is None) != (given.parameters is None):
+        parser.error("--model and --parameters go together")
+    if given.guard != str(GUARD_YAML) and not given.no_errors:
+        parser.error("the documents have no labels of another --guard's categories; add --no-errors")
+    return given
+
+
+def main() -> None:
+    """Measure, print, and write one JSON."""
+    given = arguments()
     documents = long_documents(min(given.documents, 20) if given.dry_run else given.documents, WORLDS[given.world])
     truth = np.array([document.labels for document in documents])
     rounds, engine_args = given.rounds, ENGINE | given.engine_args
@@ -186,12 +186,13 @@ def main() -> None:
                 found[name] = bench.search(given.search_documents, stops)[1]
     greedy = found["greedy"]["documents_per_s"]
     card = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    peak = given.peak_flops or next((flops for name, flops in PEAK_FLOPS.items() if name in card), None)
+    words = card.replace("-", " ").split()
+    peak = given.peak_flops or next((flops for name, flops in PEAK_FLOPS.items() if name in words), None)
     for name, figures in found.items():
         figures["of_greedy"] = figures["documents_per_s"] / greedy
         if peak and "prefill" in figures:
             per_s = (figures["prefill"] + figures["decode"]) * figures["documents_per_s"]
-            figures["peak_prefill"] = 2 * given.parameters * per_s / peak
+            figures["peak_prefill"] = 2 * (given.parameters or Shape().multiplied) * per_s / peak
         if "exact" in scores and name in scores and len(scores[name]):
             figures.update(quality(scores[name], scores["exact"], truth))
         print(f"{name:24}", " ".join(f"{what} {value:.4g}" for what, value in figures.items()))

@@ -12,7 +12,7 @@ from typing import Any
 from published_search import PublishedSearch, Stops, timed
 from vllm import SamplingParams
 from vllm.inputs import TokensPrompt
-from vllm.outputs import RequestOutput
+from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind
 
 from confscore.config import Config, parse
@@ -85,11 +85,15 @@ class Bench:
 
         return counting
 
-    async def greedy(self) -> list[Score]:
-        """Generate every answer, as a user of vLLM would."""
-        params = SamplingParams(
-            temperature=0.0,
-            max_tokens=self.automaton.max_tokens,
+    def params(
+        self, *, temperature: float = 0.0, most: int | None = None, logprobs: int | None = None, n: int = 1
+    ) -> SamplingParams:
+        """Return sampling parameters of an ordinary generation of the answer, or of its first ``most`` tokens."""
+        return SamplingParams(
+            temperature=temperature,
+            max_tokens=most or self.automaton.max_tokens,
+            logprobs=logprobs,
+            n=n,
             stop_token_ids=list(self.answers.ends),
             ignore_eos=True,
             detokenize=False,
@@ -97,14 +101,21 @@ class Bench:
             extra_args={SPEAKS: True},
         )
 
-        async def one(document: Document) -> Score:
-            (ids,) = self.prompter.prompts(document).token_ids
-            prompt = TokensPrompt(prompt_token_ids=ids)
-            async for _ in self.engine._llm.generate(prompt, params, f"greedy-{document.doc_id}"):
-                pass
-            return Score(document.doc_id, "scored", requests=1)
+    async def ask(self, document: Document, params: SamplingParams, name: str) -> Sequence[CompletionOutput]:
+        """Return the completions of a document's prompt."""
+        (ids,) = self.prompter.prompts(document).token_ids
+        final = None
+        prompt = TokensPrompt(prompt_token_ids=ids)
+        async for output in self.engine._llm.generate(prompt, params, f"{name}-{document.doc_id}"):
+            final = output
+        assert final is not None
+        return final.outputs
 
-        return list(await asyncio.gather(*map(one, self.documents)))
+    async def greedy(self) -> list[Score]:
+        """Generate every answer, as a user of vLLM would."""
+        params = self.params()
+        await asyncio.gather(*(self.ask(document, params, "greedy") for document in self.documents))
+        return [Score(document.doc_id, "scored", requests=1) for document in self.documents]
 
     def marginal(
         self, tolerance: float, of: str = "absolute", documents: Sequence[Document] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -88,3 +89,13 @@ def test_the_peak_memory_of_a_process_includes_what_runs_below_it_and_stays_when
     gone = peak_memory(descendants=True)
     assert gone is not None
     assert gone - before < 100_000_000
+
+
+def test_why_a_job_ends_is_written_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process of the job may write to the same stream at any time."""
+    pieces: list[str] = []
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "write", pieces.append)
+    monkeypatch.setattr("sys.stderr", stream)
+    say_failed("text", "no\nroom", 3)
+    assert pieces == ["confscore: no room\n"]
