@@ -79,6 +79,17 @@ class GuardConfig(Section):
     order: Literal["canonical", "any"] | None = None
 
 
+_NO_ARGUMENTS = {
+    "model": "set model.source instead",
+    "revision": "set model.revision instead",
+    **dict.fromkeys(
+        ("logprobs_mode", "max_logprobs", "generation_config", "enable_prefix_caching", "skip_tokenizer_init"),
+        "scores rely on the value that it is given in any case",
+    ),
+}
+"""Arguments of vLLM that no configuration has a say in, and why."""
+
+
 class ModelConfig(Section):
     """Which weights to run, and on which engine."""
 
@@ -88,6 +99,14 @@ class ModelConfig(Section):
     engine_args: dict[str, JsonValue] = Field(default_factory=dict)
     trust_remote_code: bool = False
     allow_pickle: bool = False
+
+    @field_validator("engine_args")
+    @classmethod
+    def _leaves_the_rest_alone(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        for name in value:
+            if name in _NO_ARGUMENTS:
+                raise ValueError(f"leave out {name}: {_NO_ARGUMENTS[name]}")
+        return value
 
 
 class PaperConfig(Section):

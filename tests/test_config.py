@@ -165,6 +165,19 @@ def test_engine_arguments_pass_through() -> None:
     assert made({"model.engine_args": arguments}).model.engine_args == arguments
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "advice"),
+    [
+        ("logprobs_mode", "processed_logprobs", "scores rely on the value that it is given in any case"),
+        ("enable_prefix_caching", False, "scores rely on the value that it is given in any case"),
+        ("revision", "main", r"set model\.revision instead"),
+    ],
+)
+def test_engine_arguments_that_would_be_ignored_are_refused(name: str, value: object, advice: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^job\.yaml: model\.engine_args: leave out {name}: {advice}"):
+        made({"model.engine_args": {"max_model_len": 8192, name: value}})
+
+
 def test_a_configuration_does_not_change() -> None:
     with pytest.raises(ValueError, match="frozen"):
         made().scoring.tolerance = 0.5  # type: ignore[misc]

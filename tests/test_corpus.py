@@ -57,7 +57,7 @@ def test_a_large_parquet_file_is_cut_at_row_groups_without_losing_or_repeating_a
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pq.write_table(pa.table({"text": [f"t{i}" for i in range(100)]}), tmp_path / "a.parquet", row_group_size=7)
-    monkeypatch.setattr("confscore.corpus.PART_BYTES", 1)
+    monkeypatch.setattr("confscore.corpus.opening.PART_BYTES", 1)
     corpus = opened(tmp_path)
     assert len(corpus.parts) == 15
     found = rows(corpus)
