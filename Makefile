@@ -57,6 +57,7 @@ chaos: setup
 bench: setup
 	$(BIN)/python benchmarks/scoring.py
 	$(BIN)/python benchmarks/scoring.py --world production
+	$(BIN)/python benchmarks/scoring.py --world production --long-prompts --documents 1500 --rounds 2
 	$(BIN)/python benchmarks/scoring.py --world flagged
 	$(BIN)/python benchmarks/alternatives.py
 	$(BIN)/python benchmarks/ray_data_llm.py

@@ -1,9 +1,9 @@
 """One GPU: certified marginals beside one plain generation and what users would pick, and the share of peak prefill.
 
 The model has the shape of an 8B Llama in bfloat16 and answers as the small guard of this package does
-(``wide_guard.py``), so that documents of a known world cost what they cost with a guard of real size; or it is a model
-of yours (``--model``, with ``--guard``). Prompts have about 300 to 800 tokens, of which a policy is shared. The shape
-of 8B takes 16 GB of the folder for temporary files.
+(``wide_guard.py``), so that documents of a known world cost what they cost with a guard of real size. Prompts have 450
+to 760 tokens, of which a policy of 400 is shared (``unheard.py``). Or it is a model of yours (``--model``, with
+``--guard``), for which documents stand amid calm ones. The shape of 8B takes 16 GB of the folder for temporary files.
 
 Documents a second, rollouts a document, errors against marginals at a tolerance of 0.0005, and AUC and log loss
 against the world's labels are as in ``alternatives.py``, but that shares of samples are only clipped for the log loss.
@@ -36,6 +36,7 @@ from alternatives import CLIP, EXACT, Alternatives, Method
 from in_process import ENGINE_ARGS, WORLDS
 from published_search import AS_BY_DEFAULT, AS_IN_THE_PAPER
 from sklearn.metrics import log_loss, roc_auc_score
+from unheard import lengthen
 from wide_guard import Shape
 
 from confscore.demo import GUARD_FOLDER, GUARD_YAML
@@ -44,7 +45,7 @@ from confscore.rows import FloatArray
 from confscore.versions import versions
 
 MORE_TEXTS = (3, 11)
-"""So many texts without a cue are around each document's own, for prompts of 300 to 800 tokens."""
+"""So many texts without a cue are around each document's own, where the guard hears all letters: 150 to 650 tokens."""
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L4": 121e12}
 """Dense bfloat16, of the data sheets; another card needs --peak-flops."""
 WARM_UP = 50
@@ -163,7 +164,9 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Measure, print, and write one JSON."""
     given = arguments()
-    documents = long_documents(min(given.documents, 20) if given.dry_run else given.documents, WORLDS[given.world])
+    count, mix = min(given.documents, 20) if given.dry_run else given.documents, WORLDS[given.world]
+    hears_all = given.model or given.dry_run
+    documents = long_documents(count, mix) if hears_all else lengthen(generate(count, seed=0, mix=mix))
     truth = np.array([document.labels for document in documents])
     rounds, engine_args = given.rounds, ENGINE | given.engine_args
     with tempfile.TemporaryDirectory() as folder:

@@ -31,12 +31,18 @@ WORLDS = {"demo": Mix(), "production": Mix(strong=0.025, ambiguous=0.015), "flag
 """22 % flagged, 5 %, and all that have strong cues and are flagged."""
 
 
-def settings(tolerance: float, corpus: str = "unused", scores: str = "unused", of: str = "absolute") -> Config:
+def settings(
+    tolerance: float,
+    corpus: str = "unused",
+    scores: str = "unused",
+    of: str = "absolute",
+    source: str = str(GUARD_FOLDER),
+) -> Config:
     """Return a job's configuration."""
     tree: dict[str, Any] = {
         "input": {"path": corpus, "id_column": "doc_id"},
         "guard": str(GUARD_YAML),
-        "model": {"source": str(GUARD_FOLDER), "engine_args": ENGINE_ARGS},
+        "model": {"source": source, "engine_args": ENGINE_ARGS},
         "scoring": {"tolerance": tolerance, "tolerance_of": of},
         "cluster": {"actors": 1, "gpus_per_actor": 0},
         "output": {"path": scores},

@@ -9,6 +9,9 @@ On one set of documents, with the small guard of the package, and in one process
 - ``ray``: the same marginals through the whole pipeline, files in and files out, and how many requests its engine had
   in work over time; beside ``long``, as many documents in one process, in turns.
 
+Prompts have about 165 tokens; with ``--long-prompts`` they have 450 to 760, as those of a Llama Guard, of which a
+policy of 400 is shared, and the guard is in a shape that takes such prompts and answers the same (``unheard.py``).
+
 ``prefill`` and ``decode`` are the tokens that go through the model for a document, those from the prefix cache left
 out; they are what no order of expansion can avoid, so greedy's over a marginal's is the floor of its price.
 
@@ -30,20 +33,27 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
 from in_process import WORLDS, Bench, as_documents, settings
 from published_search import AS_BY_DEFAULT, AS_IN_THE_PAPER
+from unheard import lengthen
+from wide_guard import ON_CPUS, WideGuard
 
 from confscore.config import ModelConfig, ScoringConfig
-from confscore.demo.world import Mix, generate, write_corpus
+from confscore.demo import GUARD_FOLDER
+from confscore.demo.world import WorldDocument, generate
 from confscore.guards import Guard
 from confscore.loading import open_scorer
 from confscore.pipeline import run_plan
 from confscore.plan import make_plan
-from confscore.rows import Score
+from confscore.rows import Document, Score
 from confscore.scorer import Scorer
 from confscore.versions import versions
 
@@ -51,6 +61,7 @@ TOLERANCES = (0.1, 0.05, 0.01)
 OF_FLAGGED = (0.1, 0.05)
 """Tolerances relative to the probability of being flagged at all."""
 LOOK_EVERY_S = 0.02
+FILES = 4
 RAY_TOLERANCE, RAY_ROUNDS, LONGER = 0.01, 3, 3
 LONG, THROUGH_RAY = f"marginal {RAY_TOLERANCE}, long", f"ray, marginal {RAY_TOLERANCE}"
 
@@ -73,11 +84,22 @@ def watched(folder: str) -> Callable[[Guard, ModelConfig, ScoringConfig], Scorer
     return opened
 
 
-def through_ray(documents: int, tolerance: float, mix: Mix) -> dict[str, float]:
+def made(count: int, world: str, long_prompts: bool) -> list[WorldDocument]:
+    """Return a world's documents; of the flagged one, those whose labels name something."""
+    documents = generate(count, seed=0, mix=WORLDS[world])
+    if world == "flagged":
+        documents = [document for document in documents if document.labels.any()]
+    return lengthen(documents) if long_prompts else documents
+
+
+def through_ray(documents: Sequence[WorldDocument], tolerance: float, source: str) -> dict[str, float]:
     """Run the whole job on files, start-up left out."""
     with tempfile.TemporaryDirectory() as folder:
-        write_corpus(Path(folder) / "corpus", documents, seed=0, labels=Path(folder) / "labels.parquet", mix=mix)
-        plan = make_plan(settings(tolerance, f"{folder}/corpus", f"{folder}/scores"))
+        Path(folder, "corpus").mkdir()
+        for number, rows in enumerate(np.array_split(np.arange(len(documents)), FILES)):
+            columns = {name: [getattr(documents[row], name) for row in rows] for name in ("doc_id", "text")}
+            pq.write_table(pa.table(columns), f"{folder}/corpus/part-{number}.parquet")
+        plan = make_plan(settings(tolerance, f"{folder}/corpus", f"{folder}/scores", source=source))
         manifest = run_plan(plan, lambda counts, ready: None, watched(folder))
         answered, waiting = np.loadtxt(Path(folder, "requests"), dtype=int).T
     # From the first answer to the last one.
@@ -91,16 +113,19 @@ def through_ray(documents: int, tolerance: float, mix: Mix) -> dict[str, float]:
     }
 
 
-def through_ray_elsewhere(documents: int, world: str) -> dict[str, float]:
+def through_ray_elsewhere(documents: int, world: str, source: str, long_prompts: bool) -> dict[str, float]:
     """Run the job from a process of its own, as jobs are."""
-    command = [sys.executable, __file__, "--through-ray", str(documents), "--world", world]
+    command = [sys.executable, __file__, "--through-ray", source, "--documents", str(documents), "--world", world]
+    command += ["--long-prompts"] * long_prompts
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
-async def in_turns(bench: Bench, rounds: int, world: str) -> dict[str, list[dict[str, float]]]:
-    """Take turns between plain generation and marginals, and then between one process and the pipeline."""
+async def in_turns(
+    bench: Bench, rounds: int, many: Sequence[Document], job: Callable[[], dict[str, float]]
+) -> dict[str, list[dict[str, float]]]:
+    """Take turns between plain generation and marginals, and then, on many documents, with the job of the pipeline."""
     await bench.engine.warm_up()
     gc.collect()
     gc.freeze()  # as an actor does
@@ -112,43 +137,29 @@ async def in_turns(bench: Bench, rounds: int, world: str) -> dict[str, list[dict
     for _ in range(rounds):
         for name, work in works.items():
             results[name].append(await bench.timed(work))
-    # More documents, because a job's end, where nothing is left but to write the last rows, counts here.
-    many = LONGER * len(bench.documents)
-    long = bench.marginal(RAY_TOLERANCE, documents=as_documents(generate(many, seed=0, mix=WORLDS[world])))
+    long = bench.marginal(RAY_TOLERANCE, documents=many)
     results |= {LONG: [], THROUGH_RAY: []}
     for _ in range(RAY_ROUNDS):
         results[LONG].append(await bench.timed(long))
-        results[THROUGH_RAY].append(through_ray_elsewhere(many, world))
+        results[THROUGH_RAY].append(job())
     await bench.engine.close()
     return results
 
 
-def main() -> None:
-    """Run all of it and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--documents", type=int, default=2000)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--search-documents", type=int, default=40)
-    parser.add_argument("--world", choices=list(WORLDS), default="demo")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--through-ray", type=int, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    mix = WORLDS[arguments.world]
-    if arguments.through_ray:
-        print(json.dumps(through_ray(arguments.through_ray, RAY_TOLERANCE, mix)))
-        return
-
-    documents = generate(arguments.documents, seed=0, mix=mix)
-    if arguments.world == "flagged":
-        documents = [document for document in documents if document.labels.any()]
+def compare(documents: Sequence[WorldDocument], source: str, arguments: argparse.Namespace) -> None:
+    """Measure with one guard, print a table, and write what was asked for."""
     flagged = sum(bool(document.labels.any()) for document in documents) / len(documents)
-    bench = Bench(documents)
+    bench = Bench(documents, source)
     lengths = [len(bench.prompter.prompts(document).token_ids[0]) for document in bench.documents]
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores; {versions()}")
     print(
         f"{len(lengths)} documents, {flagged:.1%} flagged, prompts of {statistics.median(lengths):.0f} tokens (median)"
     )
-    results = asyncio.run(in_turns(bench, arguments.rounds, arguments.world))
+    # More documents, because a job's end, where nothing is left but to write the last rows, counts here.
+    count, world, long_prompts = LONGER * arguments.documents, arguments.world, arguments.long_prompts
+    many = as_documents(made(count, world, long_prompts))
+    job = partial(through_ray_elsewhere, count, world, source, long_prompts)
+    results = asyncio.run(in_turns(bench, arguments.rounds, many, job))
     for name, stops in {"search, as in the paper": AS_IN_THE_PAPER, "search, by default": AS_BY_DEFAULT}.items():
         results[name] = [bench.search(arguments.search_documents, stops)[1]]
 
@@ -174,6 +185,28 @@ def main() -> None:
             print(f"marginal 0.01 / {name}: {marginal / median(name, 'documents_per_s'):.0f}")
     if arguments.json:
         arguments.json.write_text(json.dumps({"versions": versions(), "results": results}, indent=2))
+
+
+def main() -> None:
+    """Run all of it and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--documents", type=int, default=2000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--search-documents", type=int, default=40)
+    parser.add_argument("--world", choices=list(WORLDS), default="demo")
+    parser.add_argument("--long-prompts", action="store_true")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--through-ray", metavar="MODEL", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    documents = made(arguments.documents, arguments.world, arguments.long_prompts)
+    if arguments.through_ray:
+        print(json.dumps(through_ray(documents, RAY_TOLERANCE, arguments.through_ray)))
+    elif arguments.long_prompts:
+        with tempfile.TemporaryDirectory() as folder:
+            WideGuard(ON_CPUS, "cpu", torch.float32).write(Path(folder))
+            compare(documents, folder, arguments)
+    else:
+        compare(documents, str(GUARD_FOLDER), arguments)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
 The small guard's numbers lie in a corner of each matrix. What is left is filled with random numbers, which a GPU takes
 as long for as for trained ones, and which never reach the corner: rows that write to the corner read only the corner.
-Attention and normalization are made to divide by the same numbers, and no token beyond the small vocabulary is ever
-likely. ``python benchmarks/wide_guard.py FOLDER``
+Attention and normalization are made to divide by the same numbers. No token beyond the small vocabulary is ever likely,
+nor looked at by those of the guard, so that such tokens make prompts longer and change nothing, see ``unheard.py``.
+``python benchmarks/wide_guard.py FOLDER``
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
+from unheard import TOKENS, lengthen_policy
 
 from confscore.demo import GUARD_FOLDER
 
@@ -29,6 +31,10 @@ FAINT = 1e-8
 """What layers add beside the corner."""
 NEVER = 1e4
 """How far below zero the logits of other tokens are pushed, times a number of about one."""
+AWAY = 1e4
+"""Attention looks away from them with the square of this, times the square of such a number."""
+SAME, OTHER = -1, -2
+"""Places of the stream that are the same for every token, and zero but for tokens beyond the small vocabulary."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +62,20 @@ class Shape:
         return self.parameters - 2 * self.vocab_size * self.hidden_size
 
 
+ON_CPUS = Shape(272, 256, 4, 4, 4, 64, 1507 + TOKENS)
+"""Little more than the small guard, for what its tokens beyond the small vocabulary are good for."""
+
+
 class WideGuard:
     """Makes the weights of one shape, a layer at a time."""
 
-    def __init__(self, shape: Shape, device: str) -> None:
+    def __init__(self, shape: Shape, device: str, dtype: torch.dtype = torch.bfloat16) -> None:
         self.shape = shape
         self.device = device
+        self.dtype = dtype
         self.config = json.loads((GUARD_FOLDER / "config.json").read_text())
-        self.small = {name: each.to(device) for name, each in load_file(GUARD_FOLDER / "model.safetensors").items()}
+        small = load_file(GUARD_FOLDER / "model.safetensors")
+        self.small = {name: each.to(device, dtype) for name, each in small.items()}
         torch.manual_seed(0)
         width, head, wide = self.config["hidden_size"], self.config["head_dim"], shape.head_dim
         self.copies = [slice(copy * width, (copy + 1) * width) for copy in range(COPIES)]
@@ -71,13 +83,15 @@ class WideGuard:
         # Rotary pairs (i, i + d/2) turn by theta^(-2i/d): a head 4 times as wide has the same angles at every 4th i.
         pairs = torch.arange(head // 2, device=device) * (wide // head)
         self.lanes = torch.cat([pairs, pairs + wide // 2])
+        # The last pair hardly turns over a prompt's length, and is none of the small head's.
+        self.looking = [wide // 2 - 1, wide - 1]
         self.grouped = shape.num_attention_heads // shape.num_key_value_heads
         self.norm_scale = math.sqrt(self.corner / shape.hidden_size)
         self.louder = math.sqrt(wide / head)
 
     def random(self, rows: int, columns: int, scale: float) -> torch.Tensor:
         """Return a matrix of random numbers."""
-        return torch.randn(rows, columns, device=self.device, dtype=torch.bfloat16) * scale
+        return torch.randn(rows, columns, device=self.device, dtype=self.dtype) * scale
 
     def norm(self, name: str | None) -> torch.Tensor:
         """Return a norm's weights; without a name, those of a layer that the small guard has not."""
@@ -86,7 +100,7 @@ class WideGuard:
         if name is not None:
             for copy in self.copies:
                 weights[copy] = self.small[name].float() * self.norm_scale
-        return weights.to(torch.bfloat16)
+        return weights.to(self.dtype)
 
     def reader(self, rows: int, name: str, places: torch.Tensor | None, scale: float = 1.0) -> torch.Tensor:
         """Return a matrix that reads the stream: at ``places`` as the small one does, and from its first copy only."""
@@ -100,6 +114,7 @@ class WideGuard:
         """Return a matrix that adds to the stream: to the corner only from ``places``."""
         matrix = self.random(self.shape.hidden_size, columns, FAINT)
         matrix[: self.corner] = 0.0
+        matrix[[SAME, OTHER]] = 0.0
         if places is not None:
             for copy in self.copies:
                 matrix[copy.start : copy.stop, places] = self.small[name]
@@ -119,17 +134,21 @@ class WideGuard:
         wide, few = shape.num_attention_heads * shape.head_dim, shape.num_key_value_heads * shape.head_dim
         at = f"{name}.self_attn"
         query = self.reader(wide, f"{at}.q_proj.weight", asking if known else None, self.louder)
-        if known:  # the lanes between those of a small head: what the keys have there counts nothing
+        key = self.reader(few, f"{at}.k_proj.weight", asked if known else None)
+        if known:  # the lanes between those of a small head: what the keys have there counts nothing, but for one pair
             between = torch.ones(shape.head_dim, dtype=torch.bool, device=self.device)
             between[self.lanes] = False
             for head in range(self.config["num_attention_heads"]):
-                start = head * self.grouped * shape.head_dim
-                query[start : start + shape.head_dim][between] = 0.0
+                asks = query[head * self.grouped * shape.head_dim :][: shape.head_dim]
+                is_asked = key[head * shape.head_dim :][: shape.head_dim]
+                asks[between] = 0.0
+                is_asked[self.looking] = 0.0
+                asks[self.looking[0], SAME], is_asked[self.looking[0], OTHER] = AWAY, -AWAY
         mlp = f"{name}.mlp"
         return {
             f"{name}.input_layernorm.weight": self.norm(f"{name}.input_layernorm.weight" if known else None),
             f"{at}.q_proj.weight": query,
-            f"{at}.k_proj.weight": self.reader(few, f"{at}.k_proj.weight", asked if known else None),
+            f"{at}.k_proj.weight": key,
             f"{at}.v_proj.weight": self.reader(few, f"{at}.v_proj.weight", asked if known else None),
             f"{at}.o_proj.weight": self.writer(wide, f"{at}.o_proj.weight", asking if known else None),
             f"{name}.post_attention_layernorm.weight": self.norm(
@@ -146,16 +165,18 @@ class WideGuard:
         tokens, width = small.shape
         embeddings = self.random(self.shape.vocab_size, self.shape.hidden_size, BESIDE) * small.float().std().item()
         embeddings[:, : self.corner] = 0.0
+        # The others have norms like those of the guard's, so that nothing grows along the layers.
+        filled = small.repeat(-(-self.shape.vocab_size // tokens), 1)[: self.shape.vocab_size]
         for copy in self.copies:
-            embeddings[:tokens, copy] = small
-        # The same for every token, so that it can push the logits of those that the small guard has not.
-        embeddings[:, -1] = BESIDE * small.float().std().item()
+            embeddings[:, copy] = filled
+        embeddings[:, SAME] = embeddings[:, OTHER] = BESIDE * small.float().std().item()
+        embeddings[:tokens, OTHER] = 0.0
         head = self.random(self.shape.vocab_size, self.shape.hidden_size, 1e-4)
         head[:tokens] = 0.0
         head[:tokens, :width] = small
-        head[tokens:, -1] = -NEVER
+        head[tokens:, SAME] = -NEVER
         return {
-            "model.embed_tokens.weight": embeddings.to(torch.bfloat16),
+            "model.embed_tokens.weight": embeddings.to(self.dtype),
             "model.norm.weight": self.norm("model.norm.weight"),
             "lm_head.weight": head,
         }
@@ -166,9 +187,11 @@ class WideGuard:
         for file in GUARD_FOLDER.iterdir():
             if file.suffix != ".safetensors":
                 shutil.copy(file, folder / file.name)
+        lengthen_policy(folder)
         changed = vars(self.shape) | {
             "tie_word_embeddings": False,
             "rms_norm_eps": self.config["rms_norm_eps"] * self.norm_scale**2,
+            "dtype": str(self.dtype).removeprefix("torch."),
         }
         (folder / "config.json").write_text(json.dumps(self.config | changed))
         parts: list[Callable[[], dict[str, torch.Tensor]]] = [self.ends]
