@@ -45,7 +45,7 @@ from confscore.rows import FloatArray
 from confscore.versions import versions
 
 MORE_TEXTS = (3, 11)
-"""So many texts without a cue are around each document's own, where the guard hears all letters: 150 to 650 tokens."""
+"""So many texts without a cue are around each document's own, where the guard hears all letters: 160 to 750 tokens."""
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L4": 121e12}
 """Dense bfloat16, of the data sheets; another card needs --peak-flops."""
 WARM_UP = 50

@@ -2,9 +2,9 @@
 
 The small guard was trained on short prompts, and on long ones it is less sure than a guard of real size is; that costs
 rollouts which a real guard would not need. So prompts are made longer by letters that the small tokenizer has no tokens
-for. Each gets one, and no token of the guard's own looks at it. What is left is where the others stand: the guard knows
-distances only, so that letters before the whole prompt change nothing, and those before a document move it away from a
-policy that is the same in every prompt.
+for. Each gets one, and no token of the guard's own looks at it. What is left is where the others stand. The guard knows
+distances only, so that letters before the whole prompt change nothing, and those before a document change only how far
+it is from a policy that is the same in every prompt.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from unheard import TOKENS, lengthen_policy
 from confscore.demo import GUARD_FOLDER
 
 COPIES = 2
-"""Of the residual stream: with two, its norm differs from the small one's by a power of two, and nothing is rounded."""
+"""Of the residual stream: with two, the norm in 8B differs from the small one's by a power of two, unrounded."""
 BESIDE = 1e-3
 """The stream beside the corner, relative to the embeddings: too small to change the norm, scaled up behind it."""
 FAINT = 1e-8
@@ -63,7 +63,7 @@ class Shape:
 
 
 ON_CPUS = Shape(272, 256, 4, 4, 4, 64, 1507 + TOKENS)
-"""Little more than the small guard, for what its tokens beyond the small vocabulary are good for."""
+"""Layers three times the small guard's, for what tokens beyond the small vocabulary are good for."""
 
 
 class WideGuard:
@@ -79,6 +79,8 @@ class WideGuard:
         torch.manual_seed(0)
         width, head, wide = self.config["hidden_size"], self.config["head_dim"], shape.head_dim
         self.copies = [slice(copy * width, (copy + 1) * width) for copy in range(COPIES)]
+        if wide <= head or shape.vocab_size < len(self.small["model.embed_tokens.weight"]) + TOKENS:
+            raise ValueError(f"{shape} has no room beside the small guard")
         self.corner = COPIES * width
         # Rotary pairs (i, i + d/2) turn by theta^(-2i/d): a head 4 times as wide has the same angles at every 4th i.
         pairs = torch.arange(head // 2, device=device) * (wide // head)

@@ -6,8 +6,9 @@ Unknown keys are refused with the path of the key; every key has a default excep
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Literal, Self
 
 import yaml
@@ -79,15 +80,20 @@ class GuardConfig(Section):
     order: Literal["canonical", "any"] | None = None
 
 
-_NO_ARGUMENTS = {
+RELIED_ON: Mapping[str, JsonValue] = MappingProxyType(
+    {
+        "enable_prefix_caching": True,
+        "generation_config": "vllm",
+        "logprobs_mode": "raw_logprobs",
+        "skip_tokenizer_init": True,
+    }
+)
+"""Arguments that vLLM is always given, because scores or their price rely on them."""
+_ELSEWHERE = {
+    "max_logprobs": "it follows from the guard's answers",
     "model": "set model.source instead",
     "revision": "set model.revision instead",
-    **dict.fromkeys(
-        ("logprobs_mode", "max_logprobs", "generation_config", "enable_prefix_caching", "skip_tokenizer_init"),
-        "scores rely on the value that it is given in any case",
-    ),
 }
-"""Arguments of vLLM that no configuration has a say in, and why."""
 
 
 class ModelConfig(Section):
@@ -103,9 +109,11 @@ class ModelConfig(Section):
     @field_validator("engine_args")
     @classmethod
     def _leaves_the_rest_alone(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
-        for name in value:
-            if name in _NO_ARGUMENTS:
-                raise ValueError(f"leave out {name}: {_NO_ARGUMENTS[name]}")
+        for name, given in value.items():
+            if name in RELIED_ON and given != RELIED_ON[name]:
+                raise ValueError(f"leave out {name}: scores rely on {RELIED_ON[name]}, and vLLM is given that")
+            if name in _ELSEWHERE:
+                raise ValueError(f"leave out {name}: {_ELSEWHERE[name]}")
         return value
 
 

@@ -77,7 +77,9 @@ def input_of_run(scores: str, run_id: str) -> InputConfig:
         raise ConfigError(
             f"{place}: the configuration of {run_id} cannot be read; name the one of the corpus with --corpus"
         )
-    return parse(tree, place).input
+    # Only where its corpus is: other keys may be refused by now that were not when it ran.
+    here = {name: part for name, part in tree.items() if name == "input"}
+    return parse({**here, "model": {"source": "."}, "output": {"path": "."}}, place).input
 
 
 def input_of_file(path: Path) -> InputConfig:

@@ -168,14 +168,20 @@ def test_engine_arguments_pass_through() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "advice"),
     [
-        ("logprobs_mode", "processed_logprobs", "scores rely on the value that it is given in any case"),
-        ("enable_prefix_caching", False, "scores rely on the value that it is given in any case"),
+        ("logprobs_mode", "processed_logprobs", "scores rely on raw_logprobs, and vLLM is given that"),
+        ("enable_prefix_caching", False, "scores rely on True, and vLLM is given that"),
+        ("max_logprobs", 20, "it follows from the guard's answers"),
         ("revision", "main", r"set model\.revision instead"),
     ],
 )
 def test_engine_arguments_that_would_be_ignored_are_refused(name: str, value: object, advice: str) -> None:
     with pytest.raises(ConfigError, match=rf"^job\.yaml: model\.engine_args: leave out {name}: {advice}"):
         made({"model.engine_args": {"max_model_len": 8192, name: value}})
+
+
+def test_engine_arguments_that_are_as_they_have_to_be_pass_through() -> None:
+    arguments = {"enable_prefix_caching": True, "logprobs_mode": "raw_logprobs"}
+    assert made({"model.engine_args": arguments}).model.engine_args == arguments
 
 
 def test_a_configuration_does_not_change() -> None:

@@ -341,6 +341,9 @@ def test_the_run_says_where_its_texts_are(tmp_path: Path, corpus: tuple[str, Pat
     for row in rows:
         assert str(row["text"]).startswith("from the other corpus") == (row["run_id"] == "run-2")
     assert input_of_run(scores, "run-2").format == "jsonl"
+    # What else it had may be refused by now.
+    (ledger / "config.yaml").write_text("input: {path: a}\nmodel: {engine_args: {max_logprobs: 5}}\n")
+    assert input_of_run(scores, "run-1").path == "a"
     (ledger / "config.yaml").write_text("input: {path: a, txt_column: b}\n")
     with pytest.raises(ConfigError, match=r"config\.yaml: .*input\.txt_column is not a known key"):
         input_of_run(scores, "run-1")

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
+from confscore.config import RELIED_ON
 from confscore.engines.base import AnswerTokens, Rollout
 from confscore.errors import EngineError
 from confscore.gpus import engine_processes, refuse_unfit
@@ -91,11 +92,8 @@ class VllmEngine:
             "model": source,
             "revision": revision,
             "trust_remote_code": trust_remote_code,
-            "enable_prefix_caching": True,
-            "logprobs_mode": "raw_logprobs",
             "max_logprobs": max(len(part) for part in self._parts),
-            "generation_config": "vllm",
-            "skip_tokenizer_init": True,
+            **RELIED_ON,
         }
         refuse_unfit(current_platform, source, revision, engine_args or {}, AsyncEngineArgs.gpu_memory_utilization)
         try:
