@@ -43,6 +43,7 @@ def records(config: Path) -> dict[str, dict]:
     return {path.stem: json.loads(path.read_text()) for path in paths}
 
 
+@pytest.mark.slow
 def test_a_night_is_scored_and_reported_by_one_command(config: Path) -> None:
     done = audit(CONFSCORE, "audit", "--config", config, "--to", DATES[0])
     assert done.returncode == 0, done.stdout + done.stderr

@@ -235,6 +235,7 @@ def test_what_a_power_failure_has_left_of_a_task_is_scored_again(
     assert len(plan_compactions(run, 10)) == 1
 
 
+@pytest.mark.slow
 def test_a_page_that_never_came_to_the_disk_is_noticed(
     ray_here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

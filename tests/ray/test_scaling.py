@@ -17,6 +17,7 @@ ROWS, ROWS_PER_BLOCK, BLOCKS_IN_FLIGHT = 96, 4, 2
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(420)]
 
 
+@pytest.mark.slow
 def test_actors_come_with_the_work_and_go_with_it_and_a_slow_one_holds_what_it_works_on(
     settings: dict, write_config: Callable[[dict], Path], tmp_path: Path
 ) -> None:
