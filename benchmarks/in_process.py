@@ -11,7 +11,7 @@ from typing import Any
 
 from published_search import PublishedSearch, Stops, timed
 from vllm import SamplingParams
-from vllm.inputs import TokensPrompt
+from vllm.inputs import TokensInput, tokens_input
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind
 
@@ -81,7 +81,7 @@ class Bench:
     def counted(self, generate: Callable[..., AsyncIterator[RequestOutput]]) -> Callable[..., Any]:
         """Return ``generate``, which also notes the tokens that went through the model."""
 
-        async def counting(prompt: TokensPrompt, *rest: Any, **more: Any) -> AsyncIterator[RequestOutput]:
+        async def counting(prompt: TokensInput, *rest: Any, **more: Any) -> AsyncIterator[RequestOutput]:
             async for output in generate(prompt, *rest, **more):
                 yield output
             self.spent["rollouts"] += 1
@@ -111,8 +111,7 @@ class Bench:
         """Return the completions of a document's prompt."""
         (ids,) = self.prompter.prompts(document).token_ids
         final = None
-        prompt = TokensPrompt(prompt_token_ids=ids)
-        async for output in self.engine._llm.generate(prompt, params, f"{name}-{document.doc_id}"):
+        async for output in self.engine._llm.generate(tokens_input(ids), params, f"{name}-{document.doc_id}"):
             final = output
         assert final is not None
         return final.outputs

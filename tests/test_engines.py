@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import subprocess
 import sys
 import textwrap
@@ -13,6 +14,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import tiny
 import torch
@@ -249,6 +251,43 @@ def test_whoever_goes_on_with_a_document_goes_first(folder: Path, policy: dict[s
     asyncio.run(work())
     gc.collect()
     assert (order.index("going on") < 20) is first
+
+
+@pytest.mark.vllm
+@QUIETLY
+@pytest.mark.parametrize(
+    ("asked", "workers"), [({}, 0), pytest.param({"distributed_executor_backend": "mp"}, 1, marks=pytest.mark.slow)]
+)
+def test_on_cpus_the_model_is_in_the_process_of_the_core_unless_asked_otherwise(
+    folder: Path, asked: dict[str, object], *, workers: int
+) -> None:
+    from confscore.engines.vllm import VllmEngine
+
+    engine = VllmEngine(str(folder), answer_tokens(CODES, folder), engine_args=ARGUMENTS | asked)
+    (core,) = (child for child in psutil.Process().children() if "EngineCore" in child.name())
+    beside = [child for child in core.children() if "resource_tracker" not in " ".join(child.cmdline())]
+    asyncio.run(engine.close())
+    assert len(beside) == workers
+
+
+@pytest.mark.vllm
+@QUIETLY
+@pytest.mark.parametrize("bound", ["auto", "0"])
+def test_its_threads_are_as_many_as_cores_and_sleep_while_they_wait(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, bound: str
+) -> None:
+    from vllm import AsyncEngineArgs
+
+    from confscore.engines.on_cpus import in_one_process
+
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", bound)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as Ray does for its actors
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    script = "import os, torch; print(torch.get_num_threads(), os.environ.get('OMP_WAIT_POLICY'))"
+    with in_one_process(AsyncEngineArgs(model=str(folder)).create_engine_config(), {}):
+        told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    assert told == ([str(psutil.cpu_count(logical=False)), "PASSIVE"] if bound == "auto" else ["1", "None"])
+    assert (os.environ["OMP_NUM_THREADS"], "OMP_WAIT_POLICY" in os.environ) == ("1", False), "for the engine alone"
 
 
 @pytest.mark.vllm

@@ -1,4 +1,4 @@
-"""The vLLM engine; the only module that imports vLLM.
+"""The vLLM engine; with :mod:`confscore.engines.on_cpus`, the only module that imports vLLM.
 
 Measured choices: prompts travel as token ids (a rendered string would get a second begin-of-text token),
 ``logprob_token_ids`` with flat log-probabilities and no detokenizing costs no throughput, sampling defaults of
@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from confscore.config import RELIED_ON
 from confscore.engines.base import AnswerTokens, Rollout
+from confscore.engines.on_cpus import in_one_process
 from confscore.errors import EngineError
 from confscore.gpus import engine_processes, refuse_unfit
 from confscore.rows import FloatArray
@@ -28,7 +29,7 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 
 from vllm import AsyncEngineArgs, SamplingParams
 from vllm.config import VllmConfig
-from vllm.inputs import TokensPrompt
+from vllm.inputs import tokens_input
 from vllm.outputs import CompletionOutput
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
@@ -105,7 +106,8 @@ class VllmEngine:
                 processors = [*(config.model_config.logits_processors or ()), f"{__name__}:{AlphabetOnly.__name__}"]
                 config.model_config.logits_processors = processors
                 config.additional_config[_ALPHABET] = ids
-            llm = AsyncLLM.from_vllm_config(config, disable_log_stats=True)
+            with in_one_process(config, engine_args or {}):
+                llm = AsyncLLM.from_vllm_config(config, disable_log_stats=True)
         except ValidationError as error:
             raise EngineError(f"vLLM could not load {source}: {error.errors()[0]['msg']}") from None
         except (TypeError, ValueError, RuntimeError, OSError) as error:
@@ -187,9 +189,8 @@ class VllmEngine:
             raise EngineError("the vLLM engine is closed")
         number = f"confscore-{next(self._numbers)}"
         final = None
-        asked = self._llm.generate(
-            TokensPrompt(prompt_token_ids=ids), params, number, priority=rank if self._ranks else 0
-        )
+        # Rendered already: a raw prompt would go through a thread of its own, which only passes it on.
+        asked = self._llm.generate(tokens_input(ids), params, number, priority=rank if self._ranks else 0)
         try:
             async for output in asked:
                 final = output
