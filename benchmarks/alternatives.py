@@ -131,7 +131,7 @@ def main() -> None:
     truth = np.array([document.labels for document in documents])
     scores, rates = asyncio.run(compare(bench, given.rounds))
     for name, stops in {"search, as in the paper": AS_IN_THE_PAPER, "search, by default": AS_BY_DEFAULT}.items():
-        found, cost = bench.search(len(documents), stops)
+        found, cost = bench.search(bench.documents, stops)
         scores[name] = np.array([[each[code] for code in CODES] for each in found])
         rates[name] = [cost["documents_per_s"]]
     rows = []

@@ -186,7 +186,7 @@ def main() -> None:
                 "search, as in the paper": AS_IN_THE_PAPER,
                 "search, by default": AS_BY_DEFAULT,
             }.items():
-                found[name] = bench.search(given.search_documents, stops)[1]
+                found[name] = bench.search(bench.documents[: given.search_documents], stops)[1]
     greedy = found["greedy"]["documents_per_s"]
     card = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     words = card.replace("-", " ").split()

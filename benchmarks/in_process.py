@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -26,7 +27,13 @@ from confscore.rows import Document, Message, Score
 from confscore.scorer import Scorer
 from confscore.vocabulary import build_automaton, end_token_ids, load_tokenizer
 
-ENGINE_ARGS = {"dtype": "float32", "max_model_len": 1024, "enforce_eager": True, "kv_cache_memory_bytes": 1 << 30}
+# vLLM compiles what it runs on CPUs where there is a C++ compiler.
+ENGINE_ARGS = {
+    "dtype": "float32",
+    "max_model_len": 1024,
+    "enforce_eager": shutil.which("g++") is None,
+    "kv_cache_memory_bytes": 1 << 30,
+}
 WORLDS = {"demo": Mix(), "production": Mix(strong=0.025, ambiguous=0.015), "flagged": Mix(strong=1.0, ambiguous=0.0)}
 """22 % flagged, 5 %, and all that have strong cues and are flagged."""
 
@@ -76,6 +83,7 @@ class Bench:
         self.prompter = Prompter(self.guard, self.tokenizer, room)
         self.documents = as_documents(documents)
         self.spent: Counter[str] = Counter()
+        self.searches: dict[Stops, PublishedSearch] = {}
         self.engine._llm.generate = self.counted(self.engine._llm.generate)
 
     def counted(self, generate: Callable[..., AsyncIterator[RequestOutput]]) -> Callable[..., Any]:
@@ -146,10 +154,11 @@ class Bench:
         count = len(scores)
         return {"documents_per_s": count / seconds} | {name: spent / count for name, spent in self.spent.items()}
 
-    def search(self, count: int, stops: Stops) -> tuple[list[dict[str, float]], dict[str, float]]:
-        """Return what the published search finds in the first documents, and what it costs."""
-        labels = ["unsafe", *self.guard.codes]
-        search = PublishedSearch(self.source, self.tokenizer, labels, self.answers.ends, stops)
-        prompts = [self.prompter.prompts(document).token_ids[0] for document in self.documents[:count]]
-        timed(search, prompts[:2])
-        return timed(search, prompts)
+    def search(self, documents: Sequence[Document], stops: Stops) -> tuple[list[dict[str, float]], dict[str, float]]:
+        """Return what the published search finds in documents, and what it costs."""
+        prompts = [self.prompter.prompts(document).token_ids[0] for document in documents]
+        if stops not in self.searches:
+            labels = ["unsafe", *self.guard.codes]
+            self.searches[stops] = PublishedSearch(self.source, self.tokenizer, labels, self.answers.ends, stops)
+            timed(self.searches[stops], prompts[:2])
+        return timed(self.searches[stops], prompts)

@@ -110,6 +110,7 @@ def timed(search: PublishedSearch, prompts: Sequence[Sequence[int]]) -> tuple[li
     found = [search.confidences(prompt) for prompt in prompts]
     seconds = time.perf_counter() - start
     return found, {
+        "documents": len(prompts),
         "documents_per_s": len(prompts) / seconds,
         "calls_per_document": search.calls / len(prompts),
     }

@@ -4,8 +4,9 @@ On one set of documents, with the small guard of the package, and in one process
 
 - ``greedy``: plain vLLM generation of the answer, no log-probabilities;
 - ``marginal``: confscore at two tolerances;
-- ``search``: the published search, one node at a time, see ``published_search.py`` (on a few documents, since it is
-  slow), once with the stops of the published experiments and once with those of the published function;
+- ``search``: the published search, one node at a time, see ``published_search.py``, once with the stops of the
+  published experiments and once with those of the published function; since it is slow, on some documents spread over
+  all of them, a part of these in each round;
 - ``ray``: the same marginals through the whole pipeline, files in and files out, and how many requests its engine had
   in work over time; beside ``long``, as many documents in one process, in turns.
 
@@ -63,6 +64,7 @@ OF_FLAGGED = (0.1, 0.05)
 LOOK_EVERY_S = 0.02
 FILES = 4
 RAY_TOLERANCE, RAY_ROUNDS, LONGER = 0.01, 3, 3
+SEARCHES = {"search, as in the paper": AS_IN_THE_PAPER, "search, by default": AS_BY_DEFAULT}
 LONG, THROUGH_RAY = f"marginal {RAY_TOLERANCE}, long", f"ray, marginal {RAY_TOLERANCE}"
 
 
@@ -122,10 +124,18 @@ def through_ray_elsewhere(documents: int, world: str, source: str, long_prompts:
     return found
 
 
+def pooled(parts: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Return what a search cost over several parts of the documents, which differ much."""
+    count = sum(part["documents"] for part in parts)
+    calls = sum(part["documents"] * part["calls_per_document"] for part in parts)
+    seconds = sum(part["documents"] / part["documents_per_s"] for part in parts)
+    return {"documents": count, "documents_per_s": count / seconds, "calls_per_document": calls / count}
+
+
 async def in_turns(
-    bench: Bench, rounds: int, many: Sequence[Document], job: Callable[[], dict[str, float]]
+    bench: Bench, rounds: int, searched: int, many: Sequence[Document], job: Callable[[], dict[str, float]]
 ) -> dict[str, list[dict[str, float]]]:
-    """Take turns between plain generation and marginals, and then, on many documents, with the job of the pipeline."""
+    """Take turns between generation, marginals and searches, and then, on many documents, with the pipeline's job."""
     await bench.engine.warm_up()
     gc.collect()
     gc.freeze()  # as an actor does
@@ -134,9 +144,13 @@ async def in_turns(
     works |= {f"marginal {tolerance} of flagged": bench.marginal(tolerance, "flagged") for tolerance in OF_FLAGGED}
     await bench.timed(bench.greedy)
     results: dict[str, list[dict[str, float]]] = {name: [] for name in works}
-    for _ in range(rounds):
+    few = bench.documents[:: max(1, len(bench.documents) // searched)]
+    for number in range(rounds):
         for name, work in works.items():
             results[name].append(await bench.timed(work))
+        for name, stops in SEARCHES.items():
+            results.setdefault(name, []).append(bench.search(few[number::rounds], stops)[1])
+    results |= {name: [pooled(results[name])] for name in SEARCHES}
     long = bench.marginal(RAY_TOLERANCE, documents=many)
     results |= {LONG: [], THROUGH_RAY: []}
     for _ in range(RAY_ROUNDS):
@@ -159,9 +173,7 @@ def compare(documents: Sequence[WorldDocument], source: str, arguments: argparse
     count, world, long_prompts = LONGER * arguments.documents, arguments.world, arguments.long_prompts
     many = as_documents(made(count, world, long_prompts))
     job = partial(through_ray_elsewhere, count, world, source, long_prompts)
-    results = asyncio.run(in_turns(bench, arguments.rounds, many, job))
-    for name, stops in {"search, as in the paper": AS_IN_THE_PAPER, "search, by default": AS_BY_DEFAULT}.items():
-        results[name] = [bench.search(arguments.search_documents, stops)[1]]
+    results = asyncio.run(in_turns(bench, arguments.rounds, arguments.search_documents, many, job))
 
     def median(name: str, figure: str) -> float:
         return statistics.median(result[figure] for result in results[name])
@@ -173,16 +185,16 @@ def compare(documents: Sequence[WorldDocument], source: str, arguments: argparse
         rate = median(name, "documents_per_s")
         rest = [f"{median(name, column):9.2f}" if column in rounds[0] else f"{'':9}" for column in columns]
         print(f"{name:26} {rate:8.1f} {rate / greedy:10.3f} {' '.join(rest)}")
-    marginal = median("marginal 0.01", "documents_per_s")
     print(f"through Ray / in process: {median(THROUGH_RAY, 'documents_per_s') / median(LONG, 'documents_per_s'):.3f}")
     tenths = [round(median(THROUGH_RAY, f"requests_in_work_{i}")) for i in range(10)]
     least = median(THROUGH_RAY, "least_requests_in_the_middle")
     idle = median(THROUGH_RAY, "share_of_time_without_requests")
     print(f"through Ray, requests in work by tenths of the job: {tenths}, least in the middle: {least:.0f}")
     print(f"through Ray, share of time without a request: {idle:.4f}")
-    for name in results:
-        if name.startswith("search"):
-            print(f"marginal 0.01 / {name}: {marginal / median(name, 'documents_per_s'):.0f}")
+    for name in SEARCHES:
+        rate = median(name, "documents_per_s")
+        over = {mine: median(mine, "documents_per_s") / rate for mine in ("greedy", "marginal 0.05", "marginal 0.01")}
+        print(f"over {name}: " + ", ".join(f"{mine} {ratio:.1f}" for mine, ratio in over.items()))
     if arguments.json:
         arguments.json.write_text(json.dumps({"versions": versions(), "results": results}, indent=2))
 
@@ -192,7 +204,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--documents", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--search-documents", type=int, default=40)
+    parser.add_argument("--search-documents", type=int, default=120)
     parser.add_argument("--world", choices=list(WORLDS), default="demo")
     parser.add_argument("--long-prompts", action="store_true")
     parser.add_argument("--json", type=Path)

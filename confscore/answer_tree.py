@@ -9,8 +9,10 @@ probabilities of all tokens the automaton allows there; those not taken become t
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -19,7 +21,7 @@ from confscore.bounds import Bounds, Masses, gap_by_leaf, global_bounds, local_b
 from confscore.errors import EngineError, RowError
 from confscore.rows import BoolArray, FloatArray
 from confscore.steps import Normalization, Prefix, Step, renormalized, walk_greedily
-from confscore.token_walk import ByteState, certain_from, possible_from
+from confscore.token_walk import certain_from, possible_from
 
 _BOUNDS = {"raw": raw_bounds, "local": local_bounds, "global": global_bounds}
 
@@ -63,23 +65,23 @@ class Frontier:
     """Unexplored prefixes, as parallel arrays with room to grow; the first ``size`` entries count.
 
     ``log_raw[l]`` and ``log_local[l]`` are log-probabilities of prefix ``l``, without and with renormalization
-    over allowed tokens; both are ``-inf`` once it has been explored.
+    over allowed tokens; both are ``-inf`` once it has been explored. All edges of an explored position stand side by
+    side, and what follows from the position is found when it is asked for: most edges never are.
     """
 
     log_raw: FloatArray
     log_local: FloatArray
     may: BoolArray
     must: BoolArray
-    prefixes: list[tuple[Prefix, int | None]]
-    targets: list[ByteState]
-    named: list[int]
+    firsts: list[int] = field(default_factory=list)
+    positions: list[tuple[Prefix, State | None, int]] = field(default_factory=list)
     size: int = 0
 
     @classmethod
     def empty(cls, n_columns: int, room: int = 64) -> Frontier:
         """Return a frontier without prefixes."""
         flags = np.zeros((room, n_columns), dtype=bool)
-        return cls(np.empty(room), np.empty(room), flags, flags.copy(), [], [], [])
+        return cls(np.empty(room), np.empty(room), flags, flags.copy())
 
     def reserve(self, more: int) -> slice:
         """Make room for ``more`` prefixes and return where they go."""
@@ -94,14 +96,16 @@ class Frontier:
         self.size = need
         return place
 
-    def prefix(self, index: int) -> Prefix:
-        """Return the forced tokens of prefix ``index``."""
-        head, last = self.prefixes[index]
-        return head if last is None else (*head, last)
+    def put(self, prefix: Prefix, state: State | None, named: int, more: int) -> slice:
+        """Make room for the edges of a position where categories ``named`` are named; the root has no state."""
+        self.firsts.append(self.size)
+        self.positions.append((prefix, state, named))
+        return self.reserve(more)
 
-    def find(self, prefix: Prefix) -> int:
-        """Return the index of a prefix."""
-        return self.prefixes.index((prefix[:-1], prefix[-1]) if prefix else ((), None))
+    def edge(self, index: int) -> tuple[Prefix, State | None, int, int]:
+        """Return the position that prefix ``index`` follows, its state and categories, and which of its edges it is."""
+        place = bisect_right(self.firsts, index) - 1
+        return *self.positions[place], index - self.firsts[place]
 
 
 class AnswerTree:
@@ -132,6 +136,7 @@ class AnswerTree:
         self._known: dict[Normalization, Masses] = {}
         self._bounded: dict[Normalization, Bounds] = {}
         self._frontier = Frontier.empty(automaton.n_columns)
+        self._first_edges: dict[Prefix, int] = {}
         self._column_of = {int(token): column for column, token in enumerate(automaton.alphabet)}
         self._plant()
 
@@ -147,7 +152,7 @@ class AnswerTree:
         if self._rule.greedy:
             missing = walk_greedily(self._automaton, self.steps).missing
             if missing is not None:
-                self._waiting = {missing: self._frontier.find(missing)}
+                self._waiting = {missing: self._leaf_of(missing)}
                 return [missing]
         if not self._rule.marginals:
             return []
@@ -165,7 +170,7 @@ class AnswerTree:
         # In exact arithmetic the shares add up to the width; scaling covers the linearized case too.
         enough = taken_away[-1] * (1 - limit / width)
         count = min(int(np.searchsorted(taken_away, enough)) + 1, left, int((gaps > 0).sum()))
-        self._waiting = {self._frontier.prefix(leaf): int(leaf) for leaf in order[:count]}
+        self._waiting = {self._prefix_of(leaf): leaf for leaf in order[:count].tolist()}
         return list(self._waiting)
 
     def add(
@@ -205,7 +210,9 @@ class AnswerTree:
         frontier = self._frontier
         log_raw, log_local = float(frontier.log_raw[leaf]), float(frontier.log_local[leaf])
         frontier.log_raw[leaf] = frontier.log_local[leaf] = -np.inf
-        named, state = frontier.named[leaf], self._automaton.state(frontier.targets[leaf])
+        _, before, named, edge = frontier.edge(leaf)
+        state = self._automaton.state(self._automaton.root if before is None else before.targets[edge])
+        named |= 0 if before is None else before.named[edge]
         self.requests += 1
         for t, token in enumerate(tokens):
             normalizer = None if log_normalizers is None else float(log_normalizers[t])
@@ -281,18 +288,28 @@ class AnswerTree:
 
     def _plant(self) -> None:
         root = self._automaton.root
-        place = self._frontier.reserve(1)
-        self._frontier.log_raw[place] = self._frontier.log_local[place] = 0.0
-        self._frontier.may[place] = self._automaton.unpack(possible_from(root))
-        self._frontier.must[place] = self._automaton.unpack(certain_from(root))
-        self._frontier.prefixes.append(((), None))
-        self._frontier.targets.append(root)
-        self._frontier.named.append(0)
+        frontier = self._frontier
+        place = frontier.put((), None, 0, 1)
+        frontier.log_raw[place] = frontier.log_local[place] = 0.0
+        frontier.may[place] = self._automaton.unpack(possible_from(root))
+        frontier.must[place] = self._automaton.unpack(certain_from(root))
+
+    def _prefix_of(self, leaf: int) -> Prefix:
+        """Return the forced tokens of a frontier prefix."""
+        head, state, _, edge = self._frontier.edge(leaf)
+        return head if state is None else (*head, int(self._automaton.alphabet[state.columns[edge]]))
+
+    def _leaf_of(self, prefix: Prefix) -> int:
+        """Return the index of a frontier prefix."""
+        if not prefix:
+            return 0
+        head, edge = prefix[:-1], self.steps[prefix[:-1]].state.edge_of[self._column_of[prefix[-1]]]
+        return self._first_edges[head] + edge
 
     def _finish(self, mask: int, log_raw: float, log_local: float) -> None:
         found = self._complete.setdefault(mask, [0.0, 0.0])
-        found[0] += float(np.exp(log_raw))
-        found[1] += float(np.exp(log_local))
+        found[0] += math.exp(log_raw)
+        found[1] += math.exp(log_local)
 
     def _grow(
         self,
@@ -303,16 +320,17 @@ class AnswerTree:
         log_local: FloatArray,
         taken: int | None,
     ) -> None:
-        """Add the edges of a position to the frontier, except the one that was taken."""
+        """Add the edges of a position to the frontier, of which one may be explored already."""
         frontier = self._frontier
-        keep = [edge for edge in range(len(state.columns)) if edge != taken]
-        place = frontier.reserve(len(keep))
-        already = self._automaton.unpack(named)
-        frontier.log_raw[place] = log_raw[keep]
-        frontier.log_local[place] = log_local[keep]
-        frontier.may[place] = state.may[keep] | already
-        frontier.must[place] = state.must[keep] | already
-        tokens = self._automaton.alphabet[state.columns]
-        frontier.prefixes += [(prefix, int(tokens[edge])) for edge in keep]
-        frontier.targets += [state.targets[edge] for edge in keep]
-        frontier.named += [named | state.named[edge] for edge in keep]
+        place = frontier.put(prefix, state, named, len(log_raw))
+        self._first_edges[prefix] = place.start
+        frontier.log_raw[place] = log_raw
+        frontier.log_local[place] = log_local
+        frontier.may[place] = state.may
+        frontier.must[place] = state.must
+        if named:
+            already = self._automaton.unpack(named)
+            frontier.may[place] |= already
+            frontier.must[place] |= already
+        if taken is not None:
+            frontier.log_raw[place.start + taken] = frontier.log_local[place.start + taken] = -np.inf

@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -30,6 +30,7 @@ from confscore.rows import Document, FloatArray, Score, Status, TopAnswer
 from confscore.steps import Normalization, Prefix, Step
 from confscore.words import one_line, unexpected
 
+T = TypeVar("T")
 RECENT = 1 << 16
 """So many documents are remembered by what they say."""
 ESTIMATORS: dict[str, Callable[[GreedyAnswer], FloatArray]] = {
@@ -158,7 +159,7 @@ class Scorer:
                 # Questions about one document share the beginning of their prompts. The first one goes ahead, so that
                 # the engine has it in its cache for the others.
                 trees = [await self._explore_all(asked[0], rule)]
-                trees += await asyncio.gather(*(self._explore_all(prompts, rule) for prompts in asked[1:]))
+                trees += await _together([self._explore_all(prompts, rule) for prompts in asked[1:]])
             return self._summarize(document.doc_id, trees, asked)
         except RowError as error:
             return Score(document.doc_id, "error", error=one_line(str(error)))
@@ -177,14 +178,14 @@ class Scorer:
         await self._engine.warm_up()
 
     async def _explore_all(self, prompts: Prompts, rule: StoppingRule) -> list[Exploration]:
-        return list(await asyncio.gather(*(self._explore(ids, rule) for ids in prompts.token_ids)))
+        return await _together([self._explore(ids, rule) for ids in prompts.token_ids])
 
     async def _explore(self, prompt: list[int], rule: StoppingRule) -> Exploration:
         tree: Exploration = AnswerTree(self._automaton, rule)
         if self._scoring.procedure == "paper":
             tree = PaperSearch(self._automaton, self._scoring.paper, rule.budget)
         while wanted := tree.wanted():
-            rollouts = await asyncio.gather(*(self._ask(prompt, prefix) for prefix in wanted))
+            rollouts = await _together([self._ask(prompt, prefix) for prefix in wanted])
             for prefix, rollout in zip(wanted, rollouts, strict=True):
                 tree.add(prefix, rollout.tokens, rollout.log_probs, rollout.log_normalizers)
         return tree
@@ -269,6 +270,11 @@ class Scorer:
     def _likely(self, probs: FloatArray) -> tuple[str, ...]:
         """Return the categories whose question is answered with yes more likely than not."""
         return tuple(code for code, prob in zip(self._codes, probs[1:], strict=True) if prob > 0.5)
+
+
+async def _together(works: Sequence[Awaitable[T]]) -> list[T]:
+    """Wait for works side by side; one alone, as most are, needs no task of its own."""
+    return [await works[0]] if len(works) == 1 else list(await asyncio.gather(*works))
 
 
 def _digest(document: Document) -> bytes:
