@@ -278,7 +278,7 @@ def test_its_threads_are_as_many_as_cores_and_sleep_while_they_wait(
 ) -> None:
     from vllm import AsyncEngineArgs
 
-    from confscore.engines.on_cpus import in_one_process
+    from confscore.engines.vllm import in_one_process
 
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", bound)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as Ray does for its actors

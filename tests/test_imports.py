@@ -17,7 +17,7 @@ ROOT = Path(confscore.__file__).parent
 
 # Each room may import itself and the rooms above it.
 ROOMS: list[tuple[str, ...]] = [
-    ("errors", "words", "model_size"),
+    ("errors", "words", "model_size", "openmp"),
     ("rows", "plain_yaml", "memory"),
     ("settings",),
     ("config",),

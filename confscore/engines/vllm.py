@@ -1,4 +1,4 @@
-"""The vLLM engine; with :mod:`confscore.engines.on_cpus`, the only module that imports vLLM.
+"""The vLLM engine; the only module that imports vLLM.
 
 Measured choices: prompts travel as token ids (a rendered string would get a second begin-of-text token),
 ``logprob_token_ids`` with flat log-probabilities and no detokenizing costs no throughput, sampling defaults of
@@ -11,6 +11,8 @@ import asyncio
 import itertools
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,22 +20,24 @@ from pydantic import ValidationError
 
 from confscore.config import RELIED_ON
 from confscore.engines.base import AnswerTokens, Rollout
-from confscore.engines.on_cpus import in_one_process
 from confscore.errors import EngineError
 from confscore.gpus import engine_processes, refuse_unfit
+from confscore.openmp import sleeping_threads
 from confscore.rows import FloatArray
 
 # vLLM takes no telemetry consent from a batch job, and its log lines are for its own developers.
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 
-from vllm import AsyncEngineArgs, SamplingParams
+from vllm import AsyncEngineArgs, SamplingParams, envs
 from vllm.config import VllmConfig
 from vllm.inputs import tokens_input
 from vllm.outputs import CompletionOutput
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 from vllm.usage.usage_lib import UsageContext
+from vllm.utils.ompmultiprocessing import OMPProcessManager
+from vllm.utils.torch_utils import available_cpu_count
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, process_dict_updates
@@ -44,6 +48,7 @@ MOST_ALLOWED = 1024
 """How many allowed tokens vLLM's newer workers take in one request."""
 _QUEUED = 2
 """So many documents are taken for each request that runs at once."""
+_MEMORY_NODES = Path("/sys/devices/system/node")
 _ALPHABET = "confscore_alphabet"
 SPEAKS = "confscore_speaks"
 """Among a request's ``extra_args``: it may say any token of the vocabulary."""
@@ -214,6 +219,39 @@ def _defaults(allow_pickle: bool, processes: int) -> dict[str, object]:
     # would be computed again for each rollout. 32 is the least that vLLM's CPU attention takes; measured, it
     # doubles the throughput of the demo.
     return defaults | ({"block_size": 32} if current_platform.is_cpu() else {})
+
+
+def in_one_process(config: VllmConfig, engine_args: Mapping[str, object]) -> AbstractContextManager[None]:
+    """Return the context to start an engine in that runs its model in the process of its core, where that is better.
+
+    On CPUs vLLM by itself has a worker beside the core, which looks for the worker's answer without a pause: on a CPU
+    that the worker leaves to it, and shares with whoever asks. Threads that sleep while they wait need no such
+    reserve. On two cores that made long prompts half as fast again; see ``benchmarks/RESULTS.md``.
+
+    Models on several workers, machines of several memory nodes, and users who bind threads or name an executor keep
+    vLLM's own ways.
+
+    Parameters
+    ----------
+    config : VllmConfig
+        Of the engine; its executor is changed.
+    engine_args : mapping
+        What the user asked for.
+    """
+    parallel = config.parallel_config
+    as_vllm_does = (
+        not current_platform.is_cpu()
+        or parallel.world_size_across_dp > 1
+        or "distributed_executor_backend" in engine_args
+        or envs.VLLM_CPU_OMP_THREADS_BIND != "auto"
+        or len(list(_MEMORY_NODES.glob("node[0-9]*"))) > 1
+    )
+    if as_vllm_does:
+        return nullcontext()
+    parallel.distributed_executor_backend = "uni"
+    found = OMPProcessManager(config)
+    cores = len(found.cpu_lists[0]) + len(found.reserved_cpu_list)
+    return sleeping_threads(min(cores, available_cpu_count()))
 
 
 class AlphabetOnly(LogitsProcessor):  # type: ignore[misc]  # vLLM's types are not read
