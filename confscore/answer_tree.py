@@ -21,7 +21,6 @@ from confscore.bounds import Bounds, Masses, gap_by_leaf, global_bounds, local_b
 from confscore.errors import EngineError, RowError
 from confscore.rows import BoolArray, FloatArray
 from confscore.steps import Normalization, Prefix, Step, renormalized, walk_greedily
-from confscore.token_walk import certain_from, possible_from
 
 _BOUNDS = {"raw": raw_bounds, "local": local_bounds, "global": global_bounds}
 
@@ -137,7 +136,6 @@ class AnswerTree:
         self._bounded: dict[Normalization, Bounds] = {}
         self._frontier = Frontier.empty(automaton.n_columns)
         self._first_edges: dict[Prefix, int] = {}
-        self._column_of = {int(token): column for column, token in enumerate(automaton.alphabet)}
         self._plant()
 
     def wanted(self) -> list[Prefix]:
@@ -149,13 +147,18 @@ class AnswerTree:
         left = self._rule.budget - self.requests
         if self._waiting or left <= 0:
             return []
-        if self._rule.greedy:
-            missing = walk_greedily(self._automaton, self.steps).missing
-            if missing is not None:
-                self._waiting = {missing: self._leaf_of(missing)}
-                return [missing]
-        if not self._rule.marginals:
-            return []
+        prefixes: list[Prefix] = []
+        if not self.steps:
+            prefixes = [()]
+        elif self._rule.greedy and (missing := walk_greedily(self._automaton, self.steps).missing) is not None:
+            prefixes = [missing]
+        elif self._rule.marginals:
+            prefixes = self._widest(left)
+        self._waiting = {prefix: self._leaf_of(prefix) for prefix in prefixes}
+        return prefixes
+
+    def _widest(self, left: int) -> list[Prefix]:
+        """Return at most ``left`` prefixes that have to be known before the widest bound is narrow enough."""
         normalization = self._rule.normalization
         masses, bounds = self.masses(normalization), self.bounds(normalization)
         column = int(np.argmax(bounds.width))
@@ -170,8 +173,7 @@ class AnswerTree:
         # In exact arithmetic the shares add up to the width; scaling covers the linearized case too.
         enough = taken_away[-1] * (1 - limit / width)
         count = min(int(np.searchsorted(taken_away, enough)) + 1, left, int((gaps > 0).sum()))
-        self._waiting = {self._prefix_of(leaf): leaf for leaf in order[:count].tolist()}
-        return list(self._waiting)
+        return [self._prefix_of(leaf) for leaf in order[:count].tolist()]
 
     def add(
         self,
@@ -223,7 +225,7 @@ class AnswerTree:
             for final, one_raw, one_local in zip(state.finals, raw[edges:], local[edges:], strict=True):
                 self._finish(named | final, one_raw, one_local)
             # The engine may leave the grammar, or stop at its length limit: then every edge stays unexplored.
-            taken = state.edge_of.get(self._column_of.get(token, -1)) if t + 1 < len(tokens) else None
+            taken = state.edge_of.get(self._automaton.column_of.get(token, -1)) if t + 1 < len(tokens) else None
             self._grow(prefix, named, state, raw[:edges], local[:edges], taken)
             if taken is None:
                 return
@@ -287,12 +289,11 @@ class AnswerTree:
         return sorted(found, key=lambda item: -item[1])
 
     def _plant(self) -> None:
-        root = self._automaton.root
         frontier = self._frontier
         place = frontier.put((), None, 0, 1)
         frontier.log_raw[place] = frontier.log_local[place] = 0.0
-        frontier.may[place] = self._automaton.unpack(possible_from(root))
-        frontier.must[place] = self._automaton.unpack(certain_from(root))
+        frontier.may[place] = self._automaton.may
+        frontier.must[place] = self._automaton.must
 
     def _prefix_of(self, leaf: int) -> Prefix:
         """Return the forced tokens of a frontier prefix."""
@@ -303,7 +304,7 @@ class AnswerTree:
         """Return the index of a frontier prefix."""
         if not prefix:
             return 0
-        head, edge = prefix[:-1], self.steps[prefix[:-1]].state.edge_of[self._column_of[prefix[-1]]]
+        head, edge = prefix[:-1], self.steps[prefix[:-1]].state.edge_of[self._automaton.column_of[prefix[-1]]]
         return self._first_edges[head] + edge
 
     def _finish(self, mask: int, log_raw: float, log_local: float) -> None:

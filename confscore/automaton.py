@@ -91,8 +91,12 @@ class AnswerAutomaton:
         Ids after which an engine need not go on: nothing that follows them belongs to an answer.
     n_columns : int
         C = N + 1: "at least one category", then the categories.
+    column_of : dict of int to int
+        ``column_of[alphabet[a]] = a``.
     root : ByteState
         Where every answer starts.
+    may, must : bool array, shape (C,)
+        What some answer names, and what every one does.
     max_tokens : int
         No answer has more tokens than this, its end token included.
 
@@ -115,6 +119,7 @@ class AnswerAutomaton:
         self.grammar = grammar
         self.alphabet: IntArray = np.array([*tokens, *ends], dtype=np.int64)
         self.words = tuple(words[token] for token in tokens)
+        self.column_of = {token: column for column, token in enumerate(self.alphabet.tolist())}
         self.n_columns = len(codes) + 1
         self.max_tokens = longest(grammar) + bool(ends)
         self._end_columns: IntArray = np.arange(len(tokens), len(self.alphabet), dtype=np.int64)
@@ -124,6 +129,7 @@ class AnswerAutomaton:
         self._tokens = TokenWalk(ByteAutomaton(grammar), trie)
         self._states: dict[ByteState, State] = {}
         self.root = self._tokens.start
+        self.may, self.must = self.unpack(possible_from(self.root)), self.unpack(certain_from(self.root))
         self.stops = tuple(ends) if ends else self._last_tokens()
 
     def state(self, key: ByteState) -> State:

@@ -61,7 +61,6 @@ class Explored:
 
     def __init__(self, automaton: AnswerAutomaton) -> None:
         self._automaton = automaton
-        self._column_of = {int(token): column for column, token in enumerate(automaton.alphabet)}
         self.requests = 0
         self.steps: dict[Prefix, Step] = {}
 
@@ -84,11 +83,11 @@ class Explored:
         self.requests += 1
         state = self._automaton.state(self._automaton.root)
         for token in prefix:
-            state = self._automaton.state(state.targets[state.edge_of[self._column_of[token]]])
+            state = self._automaton.state(state.targets[state.edge_of[self._automaton.column_of[token]]])
         for t, token in enumerate(tokens):
             normalizer = None if log_normalizers is None else float(log_normalizers[t])
             self.steps[prefix] = Step(state, log_probs[t][state.allowed], normalizer)
-            taken = state.edge_of.get(self._column_of.get(token, -1)) if t + 1 < len(tokens) else None
+            taken = state.edge_of.get(self._automaton.column_of.get(token, -1)) if t + 1 < len(tokens) else None
             if taken is None:
                 return
             prefix, state = (*prefix, token), self._automaton.state(state.targets[taken])

@@ -179,6 +179,7 @@ class VllmEngine:
                 detokenize=False,
                 skip_special_tokens=False,
                 output_kind=RequestOutputKind.FINAL_ONLY,
+                skip_clone=True,  # of what it holds; else vLLM copies all of it for each request
             )
         return self._sampling[key]
 
