@@ -131,14 +131,19 @@ class Bench:
         return [Score(document.doc_id, "scored", requests=1) for document in self.documents]
 
     def marginal(
-        self, tolerance: float, of: str = "absolute", documents: Sequence[Document] | None = None
+        self,
+        tolerance: float,
+        of: str = "absolute",
+        documents: Sequence[Document] | None = None,
+        seen: Callable[[Scorer], None] = lambda scorer: None,
     ) -> Callable[[], Awaitable[list[Score]]]:
-        """Return the scoring of documents, by default all, at a tolerance."""
+        """Return the scoring of documents, by default all, at a tolerance; ``seen`` gets each scorer."""
         scoring = settings(tolerance, of=of).scoring
 
         def work() -> Awaitable[list[Score]]:
             # A new one each time: a scorer remembers what it has scored.
             scorer = Scorer(self.guard.codes, self.automaton, self.prompter, self.engine, scoring)
+            seen(scorer)
             return scorer.score_all(self.documents if documents is None else documents)
 
         return work

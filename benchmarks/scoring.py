@@ -8,7 +8,8 @@ On one set of documents, with the small guard of the package, and in one process
   published experiments and once with those of the published function; since it is slow, on some documents spread over
   all of them, a part of these in each round;
 - ``ray``: the same marginals through the whole pipeline, files in and files out, and how many requests its engine had
-  in work over time; beside ``long``, as many documents in one process, in turns.
+  in work over time; beside ``long``, as many documents in one process, in turns. The middle of the job is the time from
+  a tenth to nine tenths of its requests, without the first blocks to be read and the last to be written.
 
 Prompts have about 165 tokens; with ``--long-prompts`` they have 450 to 760, as those of a Llama Guard, of which a
 policy of 400 is shared, and the guard is in a shape that takes such prompts and answers the same (``unheard.py``).
@@ -54,7 +55,7 @@ from confscore.guards import Guard
 from confscore.loading import open_scorer
 from confscore.pipeline import run_plan
 from confscore.plan import make_plan
-from confscore.rows import Document, Score
+from confscore.rows import Document, FloatArray, Score
 from confscore.scorer import Scorer
 from confscore.versions import versions
 
@@ -62,25 +63,39 @@ TOLERANCES = (0.1, 0.05, 0.01)
 OF_FLAGGED = (0.1, 0.05)
 """Tolerances relative to the probability of being flagged at all."""
 LOOK_EVERY_S = 0.02
+LOOKS, MIDDLE = "requests", "requests_per_s_in_the_middle"
 FILES = 4
 RAY_TOLERANCE, RAY_ROUNDS, LONGER = 0.01, 3, 3
 SEARCHES = {"search, as in the paper": AS_IN_THE_PAPER, "search, by default": AS_BY_DEFAULT}
 LONG, THROUGH_RAY = f"marginal {RAY_TOLERANCE}, long", f"ray, marginal {RAY_TOLERANCE}"
 
 
+def keep_looking(scorer: Scorer, file: Path) -> Callable[[], None]:
+    """Write down again and again when a scorer has how many requests answered and in work; return how to stop that."""
+    enough = threading.Event()
+
+    def look() -> None:
+        with file.open("w", encoding="utf-8", buffering=1) as looks:
+            while not enough.wait(LOOK_EVERY_S):
+                looks.write(f"{time.monotonic()} {scorer.answered} {scorer.waiting}\n")
+
+    threading.Thread(target=look, daemon=True).start()
+    return enough.set
+
+
+def rate_in_the_middle(looks: FloatArray) -> float:
+    """Return the requests answered a second between a tenth and nine tenths of them all."""
+    seconds, answered, _ = looks.T
+    start, end = np.searchsorted(answered, answered.max() * np.array([0.1, 0.9]))
+    return float((answered[end] - answered[start]) / (seconds[end] - seconds[start]))
+
+
 def watched(folder: str) -> Callable[[Guard, ModelConfig, ScoringConfig], Scorer]:
-    """Return how an actor opens its scorer, whose requests in work are written down again and again."""
+    """Return how an actor opens its scorer, whose requests are written down."""
 
     def opened(guard: Guard, model: ModelConfig, scoring: ScoringConfig) -> Scorer:
         scorer = open_scorer(guard, model, scoring)
-
-        def look() -> None:
-            with Path(folder, "requests").open("a", encoding="utf-8", buffering=1) as file:
-                while True:
-                    file.write(f"{scorer.answered} {scorer.waiting}\n")
-                    time.sleep(LOOK_EVERY_S)
-
-        threading.Thread(target=look, daemon=True).start()
+        keep_looking(scorer, Path(folder, LOOKS))
         return scorer
 
     return opened
@@ -103,12 +118,14 @@ def through_ray(documents: Sequence[WorldDocument], tolerance: float, source: st
             pq.write_table(pa.table(columns), f"{folder}/corpus/part-{number}.parquet")
         plan = make_plan(settings(tolerance, f"{folder}/corpus", f"{folder}/scores", source=source))
         manifest = run_plan(plan, lambda counts, ready: None, watched(folder))
-        answered, waiting = np.loadtxt(Path(folder, "requests"), dtype=int).T
+        looks = np.loadtxt(Path(folder, LOOKS))
+    _, answered, waiting = looks.T
     # From the first answer to the last one.
     at_work = waiting[(answered > 0) & (answered < answered.max())]
     tenths = {f"requests_in_work_{i}": float(part.mean()) for i, part in enumerate(np.array_split(at_work, 10))}
     return {
         "documents_per_s": manifest.counts.read / manifest.scoring_seconds,
+        MIDDLE: rate_in_the_middle(looks),
         "share_of_time_without_requests": float((at_work == 0).mean()),
         "least_requests_in_the_middle": int(at_work[len(at_work) // 10 : -len(at_work) // 10].min()),
         **tenths,
@@ -132,6 +149,17 @@ def pooled(parts: Sequence[dict[str, float]]) -> dict[str, float]:
     return {"documents": count, "documents_per_s": count / seconds, "calls_per_document": calls / count}
 
 
+async def at_length(bench: Bench, documents: Sequence[Document]) -> dict[str, float]:
+    """Score documents in one process, with the looks that a job's actor has."""
+    with tempfile.TemporaryDirectory() as folder:
+        looks = Path(folder, LOOKS)
+        stops: list[Callable[[], None]] = []
+        work = bench.marginal(RAY_TOLERANCE, documents=documents, seen=lambda it: stops.append(keep_looking(it, looks)))
+        found = await bench.timed(work)
+        stops[0]()
+        return found | {MIDDLE: rate_in_the_middle(np.loadtxt(looks))}
+
+
 async def in_turns(
     bench: Bench, rounds: int, searched: int, many: Sequence[Document], job: Callable[[], dict[str, float]]
 ) -> dict[str, list[dict[str, float]]]:
@@ -151,10 +179,9 @@ async def in_turns(
         for name, stops in SEARCHES.items():
             results.setdefault(name, []).append(bench.search(few[number::rounds], stops)[1])
     results |= {name: [pooled(results[name])] for name in SEARCHES}
-    long = bench.marginal(RAY_TOLERANCE, documents=many)
     results |= {LONG: [], THROUGH_RAY: []}
     for _ in range(RAY_ROUNDS):
-        results[LONG].append(await bench.timed(long))
+        results[LONG].append(await at_length(bench, many))
         results[THROUGH_RAY].append(job())
     await bench.engine.close()
     return results
@@ -186,6 +213,7 @@ def compare(documents: Sequence[WorldDocument], source: str, arguments: argparse
         rest = [f"{median(name, column):9.2f}" if column in rounds[0] else f"{'':9}" for column in columns]
         print(f"{name:26} {rate:8.1f} {rate / greedy:10.3f} {' '.join(rest)}")
     print(f"through Ray / in process: {median(THROUGH_RAY, 'documents_per_s') / median(LONG, 'documents_per_s'):.3f}")
+    print(f"the same in the middle of the job: {median(THROUGH_RAY, MIDDLE) / median(LONG, MIDDLE):.3f}")
     tenths = [round(median(THROUGH_RAY, f"requests_in_work_{i}")) for i in range(10)]
     least = median(THROUGH_RAY, "least_requests_in_the_middle")
     idle = median(THROUGH_RAY, "share_of_time_without_requests")
