@@ -130,23 +130,15 @@ class Bench:
         await asyncio.gather(*(self.ask(document, params, "greedy") for document in self.documents))
         return [Score(document.doc_id, "scored", requests=1) for document in self.documents]
 
+    def scorer(self, tolerance: float, of: str = "absolute") -> Scorer:
+        """Return a scorer at a tolerance; for one use, since it remembers what it has scored."""
+        return Scorer(self.guard.codes, self.automaton, self.prompter, self.engine, settings(tolerance, of=of).scoring)
+
     def marginal(
-        self,
-        tolerance: float,
-        of: str = "absolute",
-        documents: Sequence[Document] | None = None,
-        seen: Callable[[Scorer], None] = lambda scorer: None,
+        self, tolerance: float, of: str = "absolute", documents: Sequence[Document] | None = None
     ) -> Callable[[], Awaitable[list[Score]]]:
-        """Return the scoring of documents, by default all, at a tolerance; ``seen`` gets each scorer."""
-        scoring = settings(tolerance, of=of).scoring
-
-        def work() -> Awaitable[list[Score]]:
-            # A new one each time: a scorer remembers what it has scored.
-            scorer = Scorer(self.guard.codes, self.automaton, self.prompter, self.engine, scoring)
-            seen(scorer)
-            return scorer.score_all(self.documents if documents is None else documents)
-
-        return work
+        """Return the scoring of documents, by default all, at a tolerance."""
+        return lambda: self.scorer(tolerance, of).score_all(self.documents if documents is None else documents)
 
     async def timed(self, work: Callable[[], Awaitable[list[Score]]]) -> dict[str, float]:
         """Run once with an empty prefix cache."""

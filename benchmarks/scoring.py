@@ -70,17 +70,17 @@ SEARCHES = {"search, as in the paper": AS_IN_THE_PAPER, "search, by default": AS
 LONG, THROUGH_RAY = f"marginal {RAY_TOLERANCE}, long", f"ray, marginal {RAY_TOLERANCE}"
 
 
-def keep_looking(scorer: Scorer, file: Path) -> Callable[[], None]:
-    """Write down again and again when a scorer has how many requests answered and in work; return how to stop that."""
-    enough = threading.Event()
+def keep_looking(scorer: Scorer, file: Path, enough: threading.Event) -> threading.Thread:
+    """Write down again and again, until it is enough, how many requests a scorer has answered and in work."""
 
     def look() -> None:
         with file.open("w", encoding="utf-8", buffering=1) as looks:
             while not enough.wait(LOOK_EVERY_S):
                 looks.write(f"{time.monotonic()} {scorer.answered} {scorer.waiting}\n")
 
-    threading.Thread(target=look, daemon=True).start()
-    return enough.set
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    return thread
 
 
 def rate_in_the_middle(looks: FloatArray) -> float:
@@ -95,7 +95,7 @@ def watched(folder: str) -> Callable[[Guard, ModelConfig, ScoringConfig], Scorer
 
     def opened(guard: Guard, model: ModelConfig, scoring: ScoringConfig) -> Scorer:
         scorer = open_scorer(guard, model, scoring)
-        keep_looking(scorer, Path(folder, LOOKS))
+        keep_looking(scorer, Path(folder, LOOKS), threading.Event())  # to the end of its process
         return scorer
 
     return opened
@@ -151,13 +151,13 @@ def pooled(parts: Sequence[dict[str, float]]) -> dict[str, float]:
 
 async def at_length(bench: Bench, documents: Sequence[Document]) -> dict[str, float]:
     """Score documents in one process, with the looks that a job's actor has."""
+    scorer, enough = bench.scorer(RAY_TOLERANCE), threading.Event()
     with tempfile.TemporaryDirectory() as folder:
-        looks = Path(folder, LOOKS)
-        stops: list[Callable[[], None]] = []
-        work = bench.marginal(RAY_TOLERANCE, documents=documents, seen=lambda it: stops.append(keep_looking(it, looks)))
-        found = await bench.timed(work)
-        stops[0]()
-        return found | {MIDDLE: rate_in_the_middle(np.loadtxt(looks))}
+        looking = keep_looking(scorer, Path(folder, LOOKS), enough)
+        found = await bench.timed(lambda: scorer.score_all(documents))
+        enough.set()
+        looking.join()
+        return found | {MIDDLE: rate_in_the_middle(np.loadtxt(Path(folder, LOOKS)))}
 
 
 async def in_turns(
