@@ -190,6 +190,19 @@ def test_the_tolerance_decides_how_far_it_goes() -> None:
     assert letters(tolerance=1e-9)[0].requests == 4
 
 
+def test_as_many_are_asked_at_once_as_are_needed_in_any_case() -> None:
+    toy = Toy(toy_guard("a", "b", "c"), ("s", "u", "a", "b", "c", "ua", "ub", "uc", ","))
+    spoken = {"": {"s": 0.4, "ua": 0.2, "ub": 0.2, "uc": 0.2}} | {said: {".": 1.0} for said in ("s", "ua", "ub", "uc")}
+    engine = toy.engine(written_table(toy, spoken))
+    greedy = asyncio.run(engine.rollout((), ()))
+    # Leaves of 0.2 each.
+    for tolerance, needed in ((0.65, 0), (0.45, 1), (0.25, 2), (0.05, 3)):
+        tree = AnswerTree(toy.automaton, StoppingRule("raw", tolerance=tolerance))
+        assert tree.wanted() == [()]
+        tree.add((), greedy.tokens, greedy.log_probs)
+        assert len(tree.wanted()) == needed
+
+
 def test_a_relative_tolerance_is_of_what_is_flagged() -> None:
     # After the greedy answers of "" and "u", p_any lies in [0.06, 0.16].
     tree, _ = letters(tolerance=0.5, relative=True)

@@ -90,6 +90,14 @@ def test_global_bounds_by_hand() -> None:
     np.testing.assert_allclose(bounds.upper, [0.3 / 0.7, 0.2 / 0.6, 0.1 / 0.7])
 
 
+@pytest.mark.parametrize(("normalization", "whole"), [("raw", 1.0), ("local", 1.0), ("global", 0.7)])
+def test_values_by_hand(normalization: str, whole: float) -> None:
+    # A leaf of 0.1 that may name category 1 does so with probability 1/2, one of 0.0 does not count.
+    may = np.array([[True, False, True], [True, True, True]])
+    known = Masses(0.6, np.array([0.2, 0.2, 0.0]), np.array([0.1, 0.0]), may, np.zeros((2, 3), dtype=bool))
+    np.testing.assert_allclose(BOUNDS[normalization](known).value, np.array([0.25, 0.2, 0.05]) / whole)
+
+
 def test_where_no_mass_is_left_the_quotient_is_zero() -> None:
     bounds = global_bounds(Masses(0.0, np.zeros(2), np.zeros(0), NONE, NONE))
     assert bounds.lower.tolist() == bounds.value.tolist() == bounds.upper.tolist() == [0.0, 0.0]
