@@ -23,7 +23,7 @@ $(STAMP): requirements.lock pyproject.toml
 demo: setup
 	$(BIN)/confscore demo --out demo-run
 
-# Two processes: tests of clusters and engines one after the other in one of them, everything else in the other.
+# Two processes; tests of clusters come one after the other in the same one, and so do those of engines.
 test: setup
 	$(BIN)/python -m pytest --numprocesses 2 --no-loadscope-reorder
 

@@ -1,4 +1,4 @@
-"""How tests are run: property tests are not timed, and what starts a cluster or an engine never runs beside another."""
+"""How tests are run: property tests are not timed, and no cluster runs beside another one, nor an engine."""
 
 from functools import cache
 from pathlib import Path
@@ -15,20 +15,21 @@ ROOT = Path(__file__).parents[1]
 
 
 class Apart(LoadScopeScheduling):
-    """Keeps the tests of a file in one process, and of all files with clusters or engines in the same one.
+    """Keeps the tests of a file in one process, of all files with clusters in one, and of those with engines in one.
 
     Those take ports, memory and cores. The file is read, because here only the names of tests are known.
     """
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return "clusters and engines" if _is_heavy(file) else file
+        return _starts(file) or file
 
 
 @cache
-def _is_heavy(file: str) -> bool:
+def _starts(file: str) -> str:
     source = (ROOT / file).read_text(encoding="utf-8")
-    return "pytest.mark.ray" in source or "pytest.mark.vllm" in source
+    kinds = {"pytest.mark.ray": "clusters", "pytest.mark.vllm": "engines"}
+    return next((kind for mark, kind in kinds.items() if mark in source), "")
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -135,6 +135,12 @@ class TestTransformersEngine(EngineContract):
             TransformersEngine(source, answer_tokens(CODES, folder), engine_args=arguments)
 
 
+def beside_the_core() -> list[psutil.Process]:
+    """Return the processes that an engine's core has started, without those of Python itself."""
+    (core,) = (child for child in psutil.Process().children() if "EngineCore" in child.name())
+    return [child for child in core.children() if "resource_tracker" not in " ".join(child.cmdline())]
+
+
 class VllmContract(EngineContract):
     """The contract on vLLM: one start of the engine a class."""
 
@@ -167,6 +173,10 @@ class VllmContract(EngineContract):
         assert config.model_config.generation_config == "vllm"
         assert config.model_config.skip_tokenizer_init
         assert config.cache_config.enable_prefix_caching
+
+    @pytest.mark.usefixtures("bench")
+    def test_on_cpus_the_model_is_in_the_process_of_the_core(self) -> None:
+        assert beside_the_core() == []
 
     def test_who_speaks_among_rollouts_may_say_anything(self, bench: Bench, folder: Path) -> None:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
@@ -253,21 +263,17 @@ def test_whoever_goes_on_with_a_document_goes_first(folder: Path, policy: dict[s
     assert (order.index("going on") < 20) is first
 
 
+@pytest.mark.slow
 @pytest.mark.vllm
 @QUIETLY
-@pytest.mark.parametrize(
-    ("asked", "workers"), [({}, 0), pytest.param({"distributed_executor_backend": "mp"}, 1, marks=pytest.mark.slow)]
-)
-def test_on_cpus_the_model_is_in_the_process_of_the_core_unless_asked_otherwise(
-    folder: Path, asked: dict[str, object], *, workers: int
-) -> None:
+def test_whoever_names_an_executor_has_it(folder: Path) -> None:
     from confscore.engines.vllm import VllmEngine
 
-    engine = VllmEngine(str(folder), answer_tokens(CODES, folder), engine_args=ARGUMENTS | asked)
-    (core,) = (child for child in psutil.Process().children() if "EngineCore" in child.name())
-    beside = [child for child in core.children() if "resource_tracker" not in " ".join(child.cmdline())]
+    arguments = ARGUMENTS | {"distributed_executor_backend": "mp"}
+    engine = VllmEngine(str(folder), answer_tokens(CODES, folder), engine_args=arguments)
+    (worker,) = beside_the_core()
+    assert worker.is_running()
     asyncio.run(engine.close())
-    assert len(beside) == workers
 
 
 @pytest.mark.vllm

@@ -145,7 +145,7 @@ class Remembering:
         return self.known[key]
 
 
-@pytest.mark.parametrize("count", [30, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [12, pytest.param(100, marks=pytest.mark.slow)])
 def test_exact_marginals_lie_within_their_bounds_at_every_tolerance(count: int) -> None:
     brute = BruteForce()
     guard = resolve(str(GUARD_YAML))
@@ -186,7 +186,7 @@ def test_exact_marginals_lie_within_their_bounds_at_every_tolerance(count: int) 
 
 @pytest.mark.vllm
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:Unclosed context:ResourceWarning")  # vLLM's own
-@pytest.mark.parametrize("count", [50, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [24, pytest.param(200, marks=pytest.mark.slow)])
 def test_vllm_and_transformers_agree(count: int) -> None:
     guard = resolve(str(GUARD_YAML))
     scoring = ScoringConfig(tolerance=5e-4, max_requests_per_document=400)

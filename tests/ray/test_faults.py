@@ -43,17 +43,19 @@ def expected(job: Job, open_engine: OpenScorer) -> dict[str, tuple[float | str, 
     return asyncio.run(score())
 
 
-def survive(tmp_path: Path, nodes: Nodes, count: int, documents: int, killer: tuple[list[str], int]) -> Job:
+def survive(
+    tmp_path: Path, nodes: Nodes, count: int, documents: int, killer: tuple[list[str], int], pause: float = 12
+) -> Job:
     job = Job(tmp_path / "job", documents, nodes=nodes)
     job.prepare(changes={"cluster": {**ON_NODES, "actors": count, "rows_per_block": 64}})
-    job.run(Killer(job, *killer, (12, 14)))
+    job.run(Killer(job, *killer, (pause, pause + 2)))
     assert_same(job.rows(), expected(job, open_table_scorer))
     return job
 
 
 def test_a_job_goes_on_when_a_node_is_lost_and_another_one_comes(tmp_path: Path) -> None:
     with Nodes(2) as nodes:
-        job = survive(tmp_path, nodes, 2, 3000, (["node"], 1))
+        job = survive(tmp_path, nodes, 2, 1000, (["node"], 1), pause=6)
     assert (nodes.lost, nodes.added) == (1, 1)
     assert job.starts == 1, "the driver has not noticed"
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from heads import BIN, NO_TOKEN, free_port, head
@@ -29,15 +30,18 @@ def confscore(*arguments: object, timeout: float = 300) -> subprocess.CompletedP
 
 def test_score_on_the_command_line(settings: dict, write_config, tmp_path: Path) -> None:
     write_corpus(tmp_path / "corpus", 40, seed=7)
+    empty = {"doc_id": ["empty"], "text": [""], "source": ["mail"]}
+    pq.write_table(pa.table(empty), tmp_path / "corpus" / "date=2026-11-23" / "empty.parquet")
     config = write_config(settings)
     done = confscore("score", "--config", config, "--set", "scoring.tolerance=0.1")
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"Scored 40 documents in .* 0 failed", done.stdout)
+    assert done.returncode == 1, done.stderr
+    assert re.search(r"Scored 41 documents in .* 1 failed", done.stdout)
     assert "Traceback" not in done.stderr
     kept = next((tmp_path / "scores" / "_confscore").glob("run-*/config.yaml")).read_text()
     assert "tolerance: 0.1" in kept
 
-    again = confscore("score", "--config", config, "--set", "scoring.tolerance=0.1")
+    allowed = "scoring.error_fraction_allowed=0.5"
+    again = confscore("score", "--config", config, "--set", "scoring.tolerance=0.1", "--set", allowed)
     assert again.returncode == 0
     assert "Nothing to do" in again.stdout
 
@@ -45,17 +49,6 @@ def test_score_on_the_command_line(settings: dict, write_config, tmp_path: Path)
     assert shown.returncode == 0, shown.stderr
     assert "p_S14" in shown.stdout
     assert "tolerance: 0.1" in shown.stdout
-
-
-def test_a_job_with_failed_rows_says_so_by_its_exit_status(settings: dict, write_config, tmp_path: Path) -> None:
-    (tmp_path / "corpus").mkdir()
-    (tmp_path / "corpus" / "a.csv").write_text('doc_id,text\n1,a quiet evening\n2,""\n')
-    settings["input"]["format"] = "csv"
-    done = confscore("score", "--config", write_config(settings))
-    assert done.returncode == 1, done.stderr
-    assert "1 failed" in done.stdout
-    allowed = confscore("score", "--config", write_config(settings), "--set", "scoring.error_fraction_allowed=0.5")
-    assert allowed.returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -133,12 +126,12 @@ def test_ray_job_submit(
     assert exit_code(dashboard, done.stdout, monkeypatch) == 0
     assert sum(pq.read_metadata(path).num_rows for path in (tmp_path / "scores").rglob("*.parquet")) == 40
 
-    settings["model"]["engine_args"] = {"dtype": "float33"}
+    settings["input"]["text_column"] = "body"
     settings["output"]["path"] = str(tmp_path / "other")
     failed = submit(dashboard, write_config(settings))
     assert failed.returncode != 0
-    assert "float33" in failed.stdout
-    assert exit_code(dashboard, failed.stdout, monkeypatch) == 3
+    assert "has no column body" in failed.stdout
+    assert exit_code(dashboard, failed.stdout, monkeypatch) == 2
     assert not list((tmp_path / "other").glob("**/*.parquet"))
 
 

@@ -35,7 +35,7 @@ def test_limits_reach_ray_and_end_with_the_job(ray_here: None, settings: dict, t
             limits.append(executor._resource_manager.get_global_limits().object_store_memory)
             reserved.append(executor._resource_manager.get_global_usage().memory)
 
-    write_corpus(tmp_path / "corpus", 120, seed=4)
+    write_corpus(tmp_path / "corpus", 30, seed=4)
     here = int(ray.nodes()[0]["Resources"]["memory"])  # all of it: what reads and writes must do with none
     settings["cluster"] |= {"object_store_memory": "3MiB", "memory_per_actor": here}
     context = DataContext.get_current()
@@ -48,7 +48,7 @@ def test_limits_reach_ray_and_end_with_the_job(ray_here: None, settings: dict, t
     assert max(limits) == 3 * MIB  # 0 until Ray has been asked what the nodes have
     assert max(reserved) == here
     assert (context.execution_options.resource_limits, list(get_physical_ruleset())) == (before, rules)
-    assert manifest.counts.read == 120
+    assert manifest.counts.read == 30
     assert manifest.peak_memory.object_store is not None
 
 

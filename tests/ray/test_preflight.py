@@ -58,7 +58,7 @@ def test_a_share_tells_some_where_nearly_all_occur_twice() -> None:
 
 
 @pytest.fixture
-def three_shares(ray_here: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def two_shares(ray_here: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a cluster of several nodes with a large corpus."""
     import ray
 
@@ -66,17 +66,17 @@ def three_shares(ray_here: None, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def start(plan: Plan) -> Sequence[object]:
         del plan
-        return [ray.remote(num_cpus=0)(preflight.Share).remote() for _ in range(3)]
+        return [ray.remote(num_cpus=0)(preflight.Share).remote() for _ in range(2)]
 
     monkeypatch.setattr(preflight, "_shares", start)
 
 
-def test_several_shares_have_all_ids_between_them(three_shares: None, plan: Plan) -> None:
+def test_several_shares_have_all_ids_between_them(two_shares: None, plan: Plan) -> None:
     from confscore.pipeline.preflight import look_through
 
     assert look_through(plan).rows == (3, 3, 2)
     where = Path(plan.config.input.path)
-    for number, (mine, theirs) in enumerate([("a", 0), ("f", 1), ("h", 2)]):
+    for number, (mine, theirs) in enumerate([("a", 0), ("e", 1)]):
         again = pa.table({"doc_id": [f"new {number}", mine], "text": ["quiet", "quiet"]})
         pq.write_table(again, where / "again.parquet")
         with pytest.raises(CorpusError, match=rf"the id '{mine}' occurs twice, in .*{theirs}\.parquet row .*again"):
