@@ -3,7 +3,8 @@
 The model has the shape of an 8B Llama in bfloat16 and answers as the small guard of this package does
 (``wide_guard.py``), so that documents of a known world cost what they cost with a guard of real size. Prompts have 450
 to 760 tokens, of which a policy of 400 is shared (``unheard.py``). Or it is a model of yours (``--model``, with
-``--guard``), for which documents stand amid calm ones. The shape of 8B takes 16 GB of the folder for temporary files.
+``--guard``), for which documents stand amid calm ones. The shape of 8B takes 16 GB of the folder for temporary files,
+or of ``--folder``, where it stays and another run finds it.
 
 Documents a second, rollouts a document, errors against marginals at a tolerance of 0.0005, and AUC and log loss
 against the world's labels are as in ``alternatives.py``, but that shares of samples are only clipped for the log loss.
@@ -37,7 +38,7 @@ from in_process import ENGINE_ARGS, WORLDS
 from published_search import AS_BY_DEFAULT, AS_IN_THE_PAPER
 from sklearn.metrics import log_loss, roc_auc_score
 from unheard import lengthen
-from wide_guard import Shape
+from wide_guard import INDEX, Shape
 
 from confscore.demo import GUARD_FOLDER, GUARD_YAML
 from confscore.demo.world import Mix, WorldDocument, generate
@@ -145,6 +146,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", nargs="*", default=[], help="methods, beside greedy; by default all")
     parser.add_argument("--no-errors", action="store_true", help="leave errors, AUC and log loss out")
     parser.add_argument("--search-documents", type=int, default=12, help="0 leaves the published search out")
+    parser.add_argument("--folder", help="of the small guard in the shape of 8B, written unless it is there")
     parser.add_argument("--model", help="instead of the small guard in the shape of 8B; needs --parameters")
     parser.add_argument("--guard", default=str(GUARD_YAML), help="another one needs --no-errors")
     parser.add_argument("--engine-args", type=json.loads, default={}, help="JSON, for vLLM")
@@ -175,9 +177,9 @@ def main() -> None:
         elif given.model:
             source = given.model
         else:
-            source = folder
-            # In a process of its own, which leaves nothing on the GPU.
-            subprocess.run([sys.executable, str(Path(__file__).with_name("wide_guard.py")), folder], check=True)
+            source = given.folder or folder
+            if not Path(source, INDEX).exists():  # in a process of its own, which leaves nothing on the GPU
+                subprocess.run([sys.executable, str(Path(__file__).with_name("wide_guard.py")), source], check=True)
         bench = GpuBench(documents, source, given.guard, engine_args)
         lengths = [len(bench.prompter.prompts(document).token_ids[0]) for document in bench.documents]
         scores, found = asyncio.run(bench.measure(rounds, given.samples, given.only, not given.no_errors))

@@ -23,6 +23,8 @@ from unheard import TOKENS, lengthen_policy
 
 from confscore.demo import GUARD_FOLDER
 
+INDEX = "model.safetensors.index.json"
+"""Written last: a folder that has it is whole."""
 COPIES = 2
 """Of the residual stream: with two, the norm in 8B differs from the small one's by a power of two, unrounded."""
 BESIDE = 1e-3
@@ -204,7 +206,7 @@ class WideGuard:
             tensors = {key: each.cpu().contiguous() for key, each in part().items()}
             save_file(tensors, folder / name, metadata={"format": "pt"})
             index |= dict.fromkeys(tensors, name)
-        (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+        (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": index}))
 
 
 if __name__ == "__main__":
