@@ -463,6 +463,7 @@ def test_a_fit_gives_curves_and_thresholds_and_one_of_other_scores_is_left_out(l
     assert not lake.report("2026-10-03")["calibrated"]
 
 
+@pytest.mark.slow
 def test_a_late_night_changes_what_later_ones_rest_on_when_they_are_asked_for(lake: Lake) -> None:
     for number in (6, 7):
         lake.add(month.make_night(number, 200, seed=9))
@@ -514,6 +515,7 @@ def test_a_start_that_lost_its_lock_commits_nothing(lake: Lake) -> None:
     assert lake.nights() == []
 
 
+@pytest.mark.slow
 def test_bands_of_a_night_of_fewer_documents_are_wider(lake: Lake) -> None:
     for number in range(NIGHTS + 1, 9):
         lake.add(month.make_night(number, 100, seed=9))

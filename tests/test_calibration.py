@@ -111,7 +111,7 @@ def tables(draw: st.DrawFn) -> tuple[FloatArray, BoolArray, FloatArray]:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(table=tables(), points=st.lists(st.floats(0, 1, width=32), min_size=1, max_size=20))
 def test_probabilities_are_inside_0_and_1_and_ascend_with_the_score(
     method: Method, table: tuple[FloatArray, BoolArray, FloatArray], points: list[float]

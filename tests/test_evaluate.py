@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 from sklearn.calibration import calibration_curve
@@ -90,6 +90,7 @@ def best_f1(scores: FloatArray, truth: BoolArray, average: str) -> float:
     return max(sk.f1_score(truth, scores >= cut, average=average, zero_division=0) for cut in np.unique(scores))
 
 
+@settings(max_examples=40)
 @given(cases())
 def test_pooled_and_macro_numbers_are_those_of_scikit_learn(
     case: tuple[FloatArray, BoolArray, float, np.random.Generator],
@@ -127,6 +128,7 @@ def test_pooled_and_macro_numbers_are_those_of_scikit_learn(
         assert np.isnan([found.macro_f1, found.best_macro_f1, found.macro_auc, found.macro_ap]).all()
 
 
+@settings(max_examples=40)
 @given(cases())
 def test_the_numbers_of_a_category_are_those_of_scikit_learn(
     case: tuple[FloatArray, BoolArray, float, np.random.Generator],

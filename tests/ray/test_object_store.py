@@ -126,6 +126,7 @@ def test_a_killed_job_in_a_stumbling_store_goes_on_and_has_every_document_once(
     assert again.done is not None, "a further start has nothing to do"
 
 
+@pytest.mark.slow
 def test_a_corpus_that_changes_while_it_is_read_is_not_published(ray_here: None, tmp_path: Path) -> None:
     from ray import cloudpickle
 

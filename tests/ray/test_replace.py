@@ -79,6 +79,7 @@ def test_one_partition_is_scored_and_scored_again_when_it_has_changed(
     assert verify(job.output.path) == []
 
 
+@pytest.mark.slow
 def test_a_run_that_scored_other_files_too_keeps_its_place(ray_here: None, job: Config, tmp_path: Path) -> None:
     whole = job.model_copy(update={"input": job.input.model_copy(update={"where": {}})})
     first = run(whole)
