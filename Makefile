@@ -23,9 +23,9 @@ $(STAMP): requirements.lock pyproject.toml
 demo: setup
 	$(BIN)/confscore demo --out demo-run
 
-# Three processes, since clusters wait much; their tests come one after the other in one of them, as do engines'.
+# Two processes; tests of clusters come one after the other in the same one, and so do those of engines.
 test: setup
-	$(BIN)/python -m pytest --numprocesses 3 --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses 2 --no-loadscope-reorder
 
 check: setup
 	$(BIN)/ruff check .

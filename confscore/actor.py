@@ -81,6 +81,8 @@ class Reports:
         How often an actor began to load an engine, and how often one was ready then.
     losses : tuple of str
         Why engines were given up, as far as their actors could still say.
+    failure : str or None
+        A row that failed, and why: its id and its error.
     peak_memory : int or None
         The largest memory of an actor with its engine, in bytes.
     engine_seconds : float
@@ -92,6 +94,7 @@ class Reports:
     loads: int = 0
     starts: int = 0
     losses: tuple[str, ...] = ()
+    failure: str | None = None
     peak_memory: int | None = None
     engine_seconds: float = 0.0
 
@@ -115,12 +118,27 @@ class Progress:
         """Note that an actor gives up its engine."""
         self._told = replace(self._told, losses=(*self._told.losses, reason))
 
-    def add(self, counts: Counts, peak_memory: int | None = None, engine_seconds: float = 0.0) -> None:
-        """Add what an actor did in ``engine_seconds``; its memory was at most ``peak_memory`` bytes so far."""
+    def add(
+        self,
+        counts: Counts,
+        failure: str | None = None,
+        peak_memory: int | None = None,
+        engine_seconds: float = 0.0,
+    ) -> None:
+        """Add what an actor did in ``engine_seconds``; its memory was at most ``peak_memory`` bytes so far.
+
+        ``failure`` is one of the rows that failed, if any did.
+        """
         known = [peak for peak in (peak_memory, self._told.peak_memory) if peak is not None]
         counts = add_counts([self._told.counts, counts])
         seconds = self._told.engine_seconds + engine_seconds
-        self._told = replace(self._told, counts=counts, peak_memory=max(known, default=None), engine_seconds=seconds)
+        self._told = replace(
+            self._told,
+            counts=counts,
+            failure=failure or self._told.failure,
+            peak_memory=max(known, default=None),
+            engine_seconds=seconds,
+        )
 
     def read(self) -> Reports:
         """Return what has been told."""
@@ -205,7 +223,7 @@ class ScoringActor:
             self._give_up(str(error))
         if reported < len(scores):
             given_up = NOTHING.model_copy(update={"read": len(scores) - reported, "error": len(scores) - reported})
-            self._progress.add.remote(given_up)
+            self._progress.add.remote(given_up, _failure(scores))
         self._meters.scored(scores)
         arrays = scores_to_arrays(scores, self._columns)
         arrays |= {column.name: table[column.name] for column in self._columns.carried}
@@ -236,7 +254,7 @@ class ScoringActor:
         scores, self._unreported = self._unreported, []
         held_since, self._reported_at = self._reported_at, time.monotonic()
         held = self._reported_at - held_since
-        self._progress.add.remote(_counts(scores), peak_memory(descendants=True), held)
+        self._progress.add.remote(_counts(scores), _failure(scores), peak_memory(descendants=True), held)
         self._meters.queued(self._in_flight, self._scorer.waiting if self._scorer is not None else 0)
 
     def _give_up(self, reason: str) -> NoReturn:
@@ -309,6 +327,11 @@ async def _open(guard: Guard, config: Config, open_scorer: OpenScorer) -> Scorer
     gc.collect()
     gc.freeze()
     return scorer
+
+
+def _failure(scores: Sequence[Score]) -> str | None:
+    """Return the id of a row that failed and why, if there is any."""
+    return next((one_line(f"{score.doc_id}: {score.error}") for score in scores if score.status == "error"), None)
 
 
 def _counts(scores: Sequence[Score]) -> Counts:

@@ -84,17 +84,14 @@ def audit(
             if webhook:
                 _log(notify.post(webhook, notify.failure(said_of(error)[0], AuditExit.AUDIT_FAILED, lake)) or "")
             raise
-        if keep_nights is not None:
-            removed = auditing.keep_nights(lake, keep_nights, outcome.records)
-            _log(
-                f"Removed the pages, samples and flags of {len(removed)} nights: {', '.join(removed)}"
-                if removed
-                else ""
-            )
         if webhook and (outcome.records or outcome.verdict != "ok"):
             _log(notify.post(webhook, notify.message_of(outcome, lake)) or "")
         page = f"; page: {lake.place(f'{outcome.last.folder}/report.html')}" if outcome.last else ""
         console.say(f"{outcome.line}{page}")
+        # Last: a verdict must not be lost where something cannot be removed.
+        removed = auditing.keep_nights(lake, keep_nights, outcome.records) if keep_nights is not None else []
+        if removed:
+            _log(f"Removed the pages, samples and flags of {len(removed)} nights: {', '.join(removed)}")
         raise typer.Exit(outcome.status)
 
 

@@ -7,6 +7,7 @@ Unknown keys are refused with the path of the key; every key has a default excep
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Literal, Self
@@ -59,6 +60,14 @@ class InputConfig(Section):
     on_bad_file: Literal["fail", "skip"] = "fail"
     follow_links: bool = False
     where: dict[str, str] = Field(default_factory=dict)
+
+    @field_validator("where", mode="before")
+    @classmethod
+    def _dates_are_text(cls, where: object) -> object:
+        # YAML makes dates of them. Numbers are refused: 05 and 5 would be the same.
+        if not isinstance(where, dict):
+            return where
+        return {key: value.isoformat() if type(value) is date else value for key, value in where.items()}
 
     @model_validator(mode="after")
     def _one_source_of_text(self) -> Self:

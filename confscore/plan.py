@@ -87,10 +87,10 @@ def make_plan(config: Config) -> Plan:
     refuse_output(config.output)
     check_gpus(config)
     guard = resolve(config.guard.name, config.guard.order)
-    _keep_apart(config)
-    refuse_names(config.output.partition_by)
     knock("input.path", config.input.path)
     knock("output.path", config.output.path)
+    _keep_apart(config)
+    refuse_names(config.output.partition_by)
     partition_by = config.output.partition_by
     corpus = open_corpus(config.input, partition_by)
     columns = _columns(config, guard, corpus.reader.carried)

@@ -2,8 +2,9 @@
 
 Everything a run keeps to itself lies in ``<output.path>/_confscore/<run_id>/``, and beside the table while it works.
 Names that start with ``_`` are no data to Hive-style readers (Spark, Trino, pyarrow), and nothing in there ends in
-``.parquet``, so that a glob does not catch it either. A run's part of the table is the folder
-``<output.path>/run=<run_id>/``. A run is committed when, and only when, its ``manifest.json`` exists.
+``.parquet``, so that a glob does not catch it either; but for Ray's notes of a run that has no room beside the table
+and is not published yet. A run's part of the table is the folder ``<output.path>/run=<run_id>/``. A run is committed
+when, and only when, its ``manifest.json`` exists.
 """
 
 from __future__ import annotations
@@ -210,7 +211,8 @@ def committed_before(
         if again and manifest.run_id not in replaces:
             raise TableError(
                 f"output.path {output}: {manifest.run_id} has scored {min(again)} already, and the input or the "
-                "configuration have changed since; choose another output.path"
+                "configuration have changed since; choose another output.path, take other files only (input.where), or "
+                "set output.replace_changed to true, and this run takes the place of that one"
             )
     return None
 

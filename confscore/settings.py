@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from typing import get_args
 
@@ -67,6 +68,8 @@ def say_problems(error: ValidationError, root: type[BaseModel]) -> str:
             problems.append(f"{key} is missing")
         else:
             reason = problem["msg"].removeprefix("Value error, ")
+            if problem["type"] == "string_type" and isinstance(problem["input"], int | float | date):
+                reason += ", so put it in quotes"
             got = f" (got {problem['input']!r:.80})" if location else ""
             problems.append(f"{f'{key}: ' if key else ''}{reason[:1].lower()}{reason[1:]}{got}")
     return printable("; ".join(problems))

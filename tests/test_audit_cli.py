@@ -209,6 +209,21 @@ def test_labels_that_are_refused_are_said_and_do_not_stop_the_night(lake: Lake) 
     assert "wrong.csv" in found.stdout
 
 
+def test_a_verdict_is_not_lost_where_old_pages_cannot_be_removed(
+    lake: Lake, server: tuple[str, list[dict], list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise JobError("the disk is read-only")
+
+    monkeypatch.setattr("confscore.audit.run.keep_nights", fail)
+    url, told, _ = server
+    found = lake.run("--webhook", url, "--keep-nights", "1", "--to", "2026-10-01", alerts=[])
+    assert found.exit_code == 3
+    assert "confscore: the disk is read-only" in found.stderr
+    assert found.stdout.startswith("OK 2026-10-01: 200 documents")
+    assert [message["verdict"] for message in told] == ["ok"]
+
+
 def test_a_webhook_is_told(lake: Lake, server: tuple[str, list[dict], list[int]]) -> None:
     url, told, answers = server
     found = lake.run("--webhook", url, alerts=["overall.documents == 200"])

@@ -148,6 +148,15 @@ def test_text_comes_from_one_column() -> None:
     assert made({"input.messages_column": "chat"}).input.text_column is None
 
 
+def test_a_partition_may_be_a_date_and_other_values_are_quoted(tmp_path: Path) -> None:
+    text = yaml.safe_dump(SMALLEST).replace("path: corpus", "path: corpus\n  where: {date: 2026-11-22}")
+    made = write(tmp_path, text)
+    assert load(made, []).input.where == {"date": "2026-11-22"}
+    assert load(made, ["input.where.date=2026-11-23"]).input.where == {"date": "2026-11-23"}
+    with pytest.raises(ConfigError, match=r"input\.where\.hour: .* string, so put it in quotes \(got 5\)"):
+        load(made, ["input.where={hour: 05}"])
+
+
 @pytest.mark.parametrize("key", ["id_column", "text_column", "messages_column"])
 def test_text_files_have_no_columns(key: str) -> None:
     with pytest.raises(ConfigError, match="format text has no columns"):

@@ -90,7 +90,7 @@ def queries(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_job_writes_the_table(queries: Path, tmp_path: Path) -> None:
     command = [sys.executable, ROOT / "jobs" / "reproduce_paper.py", "--dataset", queries, "--model", GUARD_FOLDER]
-    command += ["--guard", GUARD_YAML, "--engine", "transformers", "--limit", "20", "--out", tmp_path / "out"]
+    command += ["--guard", GUARD_YAML, "--engine", "transformers", "--limit", "12", "--out", tmp_path / "out"]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     table = pd.read_csv(tmp_path / "out" / "table.csv").set_index("method")
@@ -104,16 +104,16 @@ def test_the_job_writes_the_table(queries: Path, tmp_path: Path) -> None:
     assert (table["tuned_f1"].dropna() >= table["f1"][table["tuned_f1"].notna()]).all()
     text = (tmp_path / "out" / "table.md").read_text()
     assert text.count("\n| ") == len(METHODS) + 1
-    assert "20 documents of published form" in text
+    assert "12 documents of published form" in text
     assert "tells no logits" not in text
 
 
 def test_figures_are_those_of_scikit_learn(queries: Path) -> None:
-    found = reproduce(queries, resolve(str(GUARD_YAML)), MODEL, limit=12, threshold=0.3, say=lambda _: None)
+    found = reproduce(queries, resolve(str(GUARD_YAML)), MODEL, limit=8, threshold=0.3, say=lambda _: None)
     from confscore.loading import load
     from confscore.reproduce import scorings
 
-    dataset = read_dataset(queries, resolve(str(GUARD_YAML)), 12)
+    dataset = read_dataset(queries, resolve(str(GUARD_YAML)), 8)
     scorer = load(resolve(str(GUARD_YAML)), MODEL).scorer(scorings(0.01)["global"])
     values = np.array([score.probs for score in asyncio.run(scorer.score_all(dataset.documents))])
     row = found.table.set_index("method").loc["exact marginal, global"]
@@ -123,7 +123,7 @@ def test_figures_are_those_of_scikit_learn(queries: Path) -> None:
 
 
 def test_beavertails_predicts_nothing_where_the_answer_is_safe(tmp_path: Path) -> None:
-    write_beavertails(tmp_path / "b.jsonl.gz", 15, seed=2)
+    write_beavertails(tmp_path / "b.jsonl.gz", 10, seed=2)
     found = reproduce(tmp_path / "b.jsonl.gz", resolve(str(GUARD_YAML)), MODEL, say=lambda _: None)
     table = found.table.set_index("method")
     assert table.loc["LogTokU", "hamming_loss"] < 0.15, "without the gate every document has a label"

@@ -64,7 +64,7 @@ class AuditConfig(Section):
     ----------
     score : str or None
         The job's configuration, as of ``confscore score``: new partitions of its corpus are scored. Its
-        ``output.path`` and ``output.partition_by`` are the audit's to say.
+        ``output.path`` and ``output.replace_changed`` are the audit's to say, and the night is among its partitions.
     scores : str or None
         Instead of it: a score table whose nights somebody else scores.
     corpus : InputConfig or None

@@ -173,6 +173,11 @@ def _carried_field(
         raise CorpusError(f"{files[0].path}: its path has no {name}=… part, which the score table is to carry")
     try:
         joint = pa.unify_schemas([pa.schema([kind]) for kind in types.values()], promote_options="permissive")
-    except pa.ArrowException as error:
-        raise CorpusError(f"column {name} has different types in different files: {error}") from None
+    except pa.ArrowException:
+        examples = {str(kind.type): path for path, kind in types.items()}
+        said = " and ".join(f"{kind} in {path}" for kind, path in examples.items())
+        raise CorpusError(
+            f"column {name} has different types in different files: {said}; give it one, or carry it neither in "
+            "input.carry_columns nor in output.partition_by"
+        ) from None
     return joint.field(0).with_nullable(True)

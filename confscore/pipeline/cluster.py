@@ -42,7 +42,8 @@ def connected(cluster: ClusterConfig) -> Iterator[bool]:
         yield False
         return
     address = cluster.address or os.environ.get("RAY_ADDRESS")
-    _knock(address)
+    named = f"{'cluster.address' if cluster.address else 'RAY_ADDRESS'} {address}"
+    _knock(address, named)
     try:
         if address:
             ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
@@ -57,7 +58,8 @@ def connected(cluster: ClusterConfig) -> Iterator[bool]:
                 log_to_driver=False,
             )
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise JobError(f"cluster.address {address}: no Ray cluster answers there: {error}") from error
+        where = f"{named}: no Ray cluster answers there" if address else "Ray could not be started on this machine"
+        raise JobError(f"{where}: {error}") from error
     # Ray takes the signal for itself when it starts.
     with stoppable() if threading.current_thread() is threading.main_thread() else nullcontext():
         try:
@@ -162,12 +164,12 @@ def _ours(error: BaseException) -> ConfscoreError | None:
     return kind(message) if issubclass(kind, ConfscoreError) else JobError(message)
 
 
-def _knock(address: str | None) -> None:
-    """Refuse an address at which nobody listens; Ray would wait there for minutes."""
+def _knock(address: str | None, named: str) -> None:
+    """Refuse an address, with its name, at which nobody listens; Ray would wait there for minutes."""
     host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
     if not colon:
         return  # auto, local, or none
     try:
         socket.create_connection((host, int(port)), timeout=KNOCK_S).close()
     except (OSError, ValueError) as error:
-        raise JobError(f"cluster.address {address}: no Ray cluster answers there: {error}") from None
+        raise JobError(f"{named}: no Ray cluster answers there: {error}") from None

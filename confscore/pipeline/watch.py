@@ -74,8 +74,9 @@ class Limits:
         if told.first_ready is None and time.monotonic() > self._deadline:
             timeout = self.config.cluster.start_timeout_s
             raise JobError(
-                f"no engine was ready within cluster.start_timeout_s ({timeout:g} s); does the cluster have what "
-                "cluster.gpus_per_actor, cluster.cpus_per_actor and cluster.memory_per_actor ask for?"
+                f"no engine was ready within cluster.start_timeout_s ({timeout:g} s): nodes that have what "
+                "cluster.gpus_per_actor, cluster.cpus_per_actor and cluster.memory_per_actor ask for are busy with "
+                "other work, or the model takes longer to download and load; then set start_timeout_s higher"
             )
         most = self.actors
         if not told.starts and told.loads > most + _MOST_FRUITLESS_LOADS:
@@ -95,7 +96,8 @@ class Limits:
         if counts.error > allowed * seen:
             raise JobError(
                 f"{counts.error:,} of {counts.read:,} documents failed, more than scoring.max_failed_fraction "
-                f"({allowed:g}); nothing was published, and what was scored is kept for the next start"
+                f"({allowed:g}); one of them is {told.failure}; nothing was published, and what was scored is kept for "
+                "the next start"
             )
         if time.monotonic() >= self._lock_due:
             self.still_ours()
