@@ -400,13 +400,17 @@ def test_what_is_about_to_be_published_is_noted_before(run: RunFolder) -> None:
     assert run.read_manifest(MANIFEST) is None
 
 
-def test_the_documented_query_reads_what_manifests_name(run: RunFolder) -> None:
-    stage(run, "date=1/a", [scored("1", [0.9, 0.1])])
-    stage(run, "date=2/a", [scored("2", [0.8, 0.1])])
+def test_the_documented_queries_read_what_manifests_name_and_why_rows_failed(run: RunFolder) -> None:
+    failed = [
+        Score(name, "error", error=reason) for name, reason in [("3", "too long"), ("4", "empty"), ("5", "empty")]
+    ]
+    stage(run, "date=1/a", [scored("1", [0.9, 0.1]), *failed[:2]])
+    stage(run, "date=2/a", [scored("2", [0.8, 0.1]), *failed[2:]])
     published(run)
-    page = (Path(__file__).parents[1] / "docs" / "operations.md").read_text()
-    (query,) = re.findall(r"^```sql\n(.*?)^```", page, re.M | re.S)
-    setting, counting = query.replace("/lake/scores", run.table).split(";\n", 1)
+    page = (Path(__file__).parents[1] / "docs" / "operations.md").read_text().replace("/lake/scores", run.table)
+    reasons, query = re.findall(r"^```sql\n(.*?)^```", page, re.M | re.S)[::-1]
+    setting, counting = query.split(";\n", 1)
     connection = duckdb.connect()
     connection.execute(setting)
-    assert connection.execute(counting).fetchall() == [(2,)]
+    assert connection.execute(counting).fetchall() == [(5,)]
+    assert connection.execute(reasons).fetchall() == [("empty", 2), ("too long", 1)]
