@@ -1,4 +1,4 @@
-"""How tests are run: property tests are not timed, and no cluster runs beside another one, nor an engine."""
+"""How tests are run: property tests are not timed, clusters never run beside each other, and neither do engines."""
 
 from functools import cache
 from pathlib import Path

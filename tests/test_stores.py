@@ -18,13 +18,14 @@ from stores import KEYS, Fault, Proxy, Store, environment, proxy_before, running
 
 from confscore.cli import run_score
 from confscore.cli_common import plain_errors
-from confscore.config import InputConfig, load
+from confscore.config import InputConfig, load, parse
 from confscore.corpus import formats, open_corpus, stores
 from confscore.corpus.files import find_files, refuse_changed, resolve
 from confscore.corpus.stores import S3, open_address
 from confscore.demo import GUARD_FOLDER, GUARD_YAML
 from confscore.errors import CorpusError, InputError, JobError, StoreError, TableError
 from confscore.lock import TableLock
+from confscore.plan import make_plan
 from confscore.run_folder import RunFolder, committed_before
 from confscore.run_log import open_log
 
@@ -90,6 +91,19 @@ def test_an_address_with_credentials_is_refused_without_repeating_them(address: 
 def test_an_address_that_means_nothing_is_refused(address: str, sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         resolve(address)
+
+
+def test_a_bucket_that_is_nowhere_is_bad_input_of_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere(bucket: str) -> str:
+        raise OSError(f"Bucket '{bucket}' not found")
+
+    monkeypatch.setattr(fs, "resolve_s3_region", nowhere)
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.delenv(name, raising=False)
+    lake = {"input": {"path": "s3://nosuch/corpus"}, "output": {"path": "s3://nosuch/scores"}}
+    config = parse({**lake, "guard": str(GUARD_YAML), "model": {"source": str(GUARD_FOLDER)}}, "test")
+    with pytest.raises(InputError, match=r"^input\.path s3://nosuch/corpus: the region of its bucket"):
+        make_plan(config)
 
 
 def test_paths_in_stores_are_taken_as_they_are(proxy: Proxy) -> None:

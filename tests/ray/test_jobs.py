@@ -15,7 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 from heads import BIN, NO_TOKEN, free_port, head
 
+from confscore.config import ClusterConfig
 from confscore.demo.world import write_corpus
+from confscore.errors import JobError
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(420)]
 
@@ -81,6 +83,18 @@ def test_an_address_at_which_nobody_listens_is_said_at_once(settings: dict, writ
     done = confscore("score", "--config", write_config(settings), timeout=100)
     assert done.returncode == 3
     assert "no Ray cluster answers there" in done.stderr
+
+
+def test_an_address_of_the_environment_is_called_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    from confscore.pipeline import cluster
+
+    monkeypatch.setattr("ray.is_initialized", lambda: False)  # the tests' own cluster may run in this process
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{free_port()}")
+    with (
+        pytest.raises(JobError, match=r"^RAY_ADDRESS 127\.0\.0\.1:\d+: no Ray cluster answers there"),
+        cluster.connected(ClusterConfig()),
+    ):
+        raise AssertionError("there is none")
 
 
 @pytest.fixture(scope="module")
