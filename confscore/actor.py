@@ -158,7 +158,10 @@ class ScoringActor:
         progress: Any,
         open_scorer: OpenScorer,
         open_meters: OpenMeters,
+        threads: int,
     ) -> None:
+        if not config.cluster.gpus_per_actor:
+            os.environ["OMP_NUM_THREADS"] = str(threads)  # in place of Ray's, which are the CPUs that were asked for
         self._columns = columns
         self._schema = staged_schema(columns)
         self._run_id = run.run_id

@@ -278,22 +278,34 @@ def test_whoever_names_an_executor_has_it(folder: Path) -> None:
 
 @pytest.mark.vllm
 @QUIETLY
-@pytest.mark.parametrize("bound", ["auto", "0"])
-def test_its_threads_are_as_many_as_cores_and_sleep_while_they_wait(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, bound: str
+@pytest.mark.parametrize(
+    ("bound", "asked", "expected"),
+    [
+        ("auto", None, [str(psutil.cpu_count(logical=False)), "PASSIVE"]),
+        ("auto", "1", ["1", "PASSIVE"]),
+        ("auto", "4096", [str(psutil.cpu_count(logical=False)), "PASSIVE"]),
+        ("0", "1", ["1", "None"]),
+    ],
+)
+def test_its_threads_are_as_many_as_asked_for_or_as_cores_and_sleep_while_they_wait(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, bound: str, asked: str | None, expected: list[str]
 ) -> None:
     from vllm import AsyncEngineArgs
 
     from confscore.engines.vllm import in_one_process
 
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", bound)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as Ray does for its actors
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if asked is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     script = "import os, torch; print(torch.get_num_threads(), os.environ.get('OMP_WAIT_POLICY'))"
     with in_one_process(AsyncEngineArgs(model=str(folder)).create_engine_config(), {}):
         told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
-    assert told == ([str(psutil.cpu_count(logical=False)), "PASSIVE"] if bound == "auto" else ["1", "None"])
-    assert (os.environ["OMP_NUM_THREADS"], "OMP_WAIT_POLICY" in os.environ) == ("1", False), "for the engine alone"
+    assert told == expected
+    assert (os.environ.get("OMP_NUM_THREADS"), "OMP_WAIT_POLICY" in os.environ) == (asked, False), (
+        "for the engine alone"
+    )
 
 
 @pytest.mark.vllm

@@ -227,7 +227,8 @@ def in_one_process(config: VllmConfig, engine_args: Mapping[str, object]) -> Abs
 
     On CPUs vLLM by itself has a worker beside the core, which looks for the worker's answer without a pause: on a CPU
     that the worker leaves to it, and shares with whoever asks. Threads that sleep while they wait need no such
-    reserve. On two cores that made long prompts half as fast again; see ``benchmarks/RESULTS.md``.
+    reserve. On two cores that made long prompts half as fast again; see ``benchmarks/RESULTS.md``. There are as many
+    threads as cores, or as ``OMP_NUM_THREADS`` says where engines share a machine.
 
     Models on several workers, machines of several memory nodes, and users who bind threads or name an executor keep
     vLLM's own ways.
@@ -252,7 +253,8 @@ def in_one_process(config: VllmConfig, engine_args: Mapping[str, object]) -> Abs
     parallel.distributed_executor_backend = "uni"
     found = OMPProcessManager(config)
     cores = len(found.cpu_lists[0]) + len(found.reserved_cpu_list)
-    return sleeping_threads(min(cores, available_cpu_count()))
+    asked = int(os.environ.get("OMP_NUM_THREADS") or cores)
+    return sleeping_threads(min(asked, cores, available_cpu_count()))
 
 
 class AlphabetOnly(LogitsProcessor):  # type: ignore[misc]  # vLLM's types are not read

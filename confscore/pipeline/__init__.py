@@ -7,6 +7,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -30,7 +31,14 @@ from confscore.loading import open_scorer
 from confscore.lock import locked
 from confscore.manifest import NOTHING, Manifest, PeakMemory, add_counts
 from confscore.memory import peak_memory
-from confscore.pipeline.cluster import StorePeak, connected, limited_memory, most_actors, plain_errors
+from confscore.pipeline.cluster import (
+    StorePeak,
+    connected,
+    limited_memory,
+    most_actors,
+    plain_errors,
+    threads_each,
+)
 from confscore.pipeline.completeness import check_complete, unfinished
 from confscore.pipeline.meters import RayMeters
 from confscore.pipeline.preflight import Preflight, look_through
@@ -48,6 +56,15 @@ from confscore.table_formats import output_table
 from confscore.versions import versions
 
 __all__ = ["OnProgress", "OnWait", "connected", "run_plan"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Engines:
+    """At most so many at once, with so many threads each where they have no GPU, and how one is loaded."""
+
+    most: int
+    threads: int
+    open_scorer: OpenScorer
 
 
 def _tell_nobody(sentence: str) -> None:
@@ -100,8 +117,9 @@ def run_plan(
             return prepared
         with connected(plan.config.cluster) as alone:
             wait_for_room(plan.config.cluster, alone, on_wait)
-            actors = most_actors(plan.config.cluster, alone)
-            manifest = _work(plan, actors, on_progress, open_scorer, still_ours)
+            most = most_actors(plan.config.cluster, alone)
+            engines = _Engines(most, threads_each(plan.config.cluster, alone, most), open_scorer)
+            manifest = _work(plan, engines, on_progress, still_ours)
             raise_if_stopped()
         try:
             publish(run, manifest, still_ours, table_format)
@@ -111,9 +129,7 @@ def run_plan(
     return manifest
 
 
-def _work(
-    plan: Plan, actors: int, on_progress: OnProgress, open_scorer: OpenScorer, still_ours: Callable[[], None]
-) -> Manifest:
+def _work(plan: Plan, engines: _Engines, on_progress: OnProgress, still_ours: Callable[[], None]) -> Manifest:
     """Do everything up to publication."""
     started = time.time()
     found = look_through(plan)
@@ -122,11 +138,11 @@ def _work(
     progress = ray.remote(num_cpus=0)(Progress).options(scheduling_strategy=here).remote()
     rows = sum(found.rows)
     before = NOTHING.model_copy(update={"read": len(staged), "scored": len(staged)})
-    limits = Limits(plan.config, rows - len(staged), actors, still_ours)
+    limits = Limits(plan.config, rows - len(staged), engines.most, still_ours)
     store = StorePeak()
     with limited_memory(plan.config.cluster):
         watch(
-            lambda: _score(plan, actors, found, staged, progress, open_scorer),
+            lambda: _score(plan, engines, found, staged, progress),
             progress,
             on_progress,
             limits,
@@ -164,8 +180,8 @@ def _work(
     )
 
 
-def _score(plan: Plan, actors: int, found: Preflight, staged: RowKeys, progress: Any, open_scorer: OpenScorer) -> None:
-    """Read the rows that are not staged yet, score them with so many actors at most, and stage them."""
+def _score(plan: Plan, engines: _Engines, found: Preflight, staged: RowKeys, progress: Any) -> None:
+    """Read the rows that are not staged yet, score them, and stage them."""
     parts = unfinished(found, staged)
     if not parts:
         return
@@ -182,20 +198,20 @@ def _score(plan: Plan, actors: int, found: Preflight, staged: RowKeys, progress:
     context.autoscaling_config = AutoscalingConfig(
         actor_pool_util_upscaling_threshold=0.5, actor_pool_util_downscaling_threshold=0.25
     )
-    start = uuid.uuid4().hex
-    constructor_args = (plan.guard, plan.config, plan.columns, plan.run, start, progress, open_scorer, RayMeters)
+    of_plan = (plan.guard, plan.config, plan.columns, plan.run)
+    of_start = (uuid.uuid4().hex, progress, engines.open_scorer, RayMeters, engines.threads)
     try:
         rows = ray.data.read_datasource(source, override_num_blocks=max(1, len(parts)))
         blocks = rows.repartition(target_num_rows_per_block=cluster.rows_per_block)
         # map_batches itself refuses GPUs together with batch_size=None, and checks nothing else.
         scored = blocks.map_batches_internal(
             ScoringActor,
-            fn_constructor_args=constructor_args,
+            fn_constructor_args=(*of_plan, *of_start),
             batch_format="pyarrow",
             batch_size=None,  # a block: with a number, a short one waits in its task for the one after it
             compute=ActorPoolStrategy(
                 min_size=cluster.actor_range[0],
-                max_size=actors,
+                max_size=engines.most,
                 max_concurrent_calls_per_actor=cluster.blocks_in_flight,
                 # None waits behind them: it could go to no other actor any more, however slow this one is.
                 max_tasks_in_flight_per_actor=cluster.blocks_in_flight,

@@ -76,6 +76,16 @@ def most_actors(cluster: ClusterConfig, alone: bool) -> int:
     return max(least, min(most, int(get_num_cpus() / cluster.cpus_per_actor)))
 
 
+def threads_each(cluster: ClusterConfig, alone: bool, actors: int) -> int:
+    """Return how many threads an engine without GPU computes with: as many CPUs as so many actors have each.
+
+    Each with all CPUs, several engines on a machine would wait for each other's threads: two of them on two cores do
+    less together than one.
+    """
+    there = get_num_cpus() if alone else int(ray.cluster_resources().get("CPU", 0))
+    return max(1, int(cluster.cpus_per_actor), there // actors)
+
+
 @contextmanager
 def limited_memory(cluster: ClusterConfig) -> Iterator[None]:
     """Keep datasets that are made meanwhile to ``object_store_memory`` and ``memory_per_actor``.

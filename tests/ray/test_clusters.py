@@ -20,7 +20,7 @@ from heads import BIN, NO_TOKEN, autoscaling_head, free_port, head, worker
 
 from confscore.config import ClusterConfig
 from confscore.demo.world import write_corpus
-from confscore.pipeline.cluster import most_actors
+from confscore.pipeline.cluster import most_actors, threads_each
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(420)]
@@ -60,6 +60,18 @@ def test_on_one_machine_there_are_no_more_actors_than_its_own_cpus_hold(
 ) -> None:
     monkeypatch.setattr("confscore.pipeline.cluster.get_num_cpus", lambda: 3)
     assert most_actors(ClusterConfig(actors=asked, cpus_per_actor=cpus_per_actor), alone) == most
+
+
+@pytest.mark.parametrize(
+    ("actors", "cpus_per_actor", "alone", "threads"),
+    [(1, 1, True, 7), (2, 1, True, 3), (7, 1, True, 1), (2, 5, True, 5), (8, 0, True, 1), (16, 1, False, 4)],
+)
+def test_engines_without_gpus_share_the_cpus_there_are(
+    actors: int, cpus_per_actor: float, alone: bool, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("confscore.pipeline.cluster.get_num_cpus", lambda: 7)
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 64.0, "node:here": 1.0})
+    assert threads_each(ClusterConfig(cpus_per_actor=cpus_per_actor), alone, actors) == threads
 
 
 @pytest.mark.slow
