@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
 import json
 import random
 import statistics
@@ -42,6 +41,7 @@ from wide_guard import INDEX, Shape
 
 from confscore.demo import GUARD_FOLDER, GUARD_YAML
 from confscore.demo.world import Mix, WorldDocument, generate
+from confscore.memory import collect_rarely
 from confscore.rows import FloatArray
 from confscore.versions import versions
 
@@ -99,8 +99,7 @@ class GpuBench(Alternatives):
         await self.engine.warm_up()
         await self.marginal(0.01, documents=self.documents[:WARM_UP])()
         scores = {"exact": await self.marginals(EXACT)()} if exact else {}
-        gc.collect()
-        gc.freeze()  # as an actor does
+        collect_rarely()  # as an actor does
         found: dict[str, list[dict[str, float]]] = {name: [] for name in methods}
         count = len(self.documents)
         for _ in range(rounds):

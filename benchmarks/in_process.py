@@ -44,6 +44,7 @@ def settings(
     scores: str = "unused",
     of: str = "absolute",
     source: str = str(GUARD_FOLDER),
+    actors: int = 1,
 ) -> Config:
     """Return a job's configuration."""
     tree: dict[str, Any] = {
@@ -51,7 +52,7 @@ def settings(
         "guard": str(GUARD_YAML),
         "model": {"source": source, "engine_args": ENGINE_ARGS},
         "scoring": {"tolerance": tolerance, "tolerance_of": of},
-        "cluster": {"actors": 1, "gpus_per_actor": 0},
+        "cluster": {"actors": actors, "gpus_per_actor": 0},
         "output": {"path": scores},
     }
     return parse(tree, "benchmark")

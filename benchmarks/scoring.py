@@ -9,7 +9,8 @@ On one set of documents, with the small guard of the package, and in one process
   all of them, a part of these in each round;
 - ``ray``: the same marginals through the whole pipeline, files in and files out, and how many requests its engine had
   in work over time; beside ``long``, as many documents in one process, in turns. The middle of the job is the time from
-  a tenth to nine tenths of its requests, without the first blocks to be read and the last to be written.
+  a tenth to nine tenths of its requests, without the first blocks to be read and the last to be written. Once with one
+  actor, whose engine has all cores as the one in process has, and once with an actor for each core.
 
 Prompts have about 165 tokens; with ``--long-prompts`` they have 450 to 760, as those of a Llama Guard, of which a
 policy of 400 is shared, and the guard is in a shape that takes such prompts and answers the same (``unheard.py``).
@@ -25,7 +26,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
 import json
 import os
 import platform
@@ -53,6 +53,7 @@ from confscore.demo import GUARD_FOLDER
 from confscore.demo.world import WorldDocument, generate
 from confscore.guards import Guard
 from confscore.loading import open_scorer
+from confscore.memory import collect_rarely
 from confscore.pipeline import run_plan
 from confscore.plan import make_plan
 from confscore.rows import Document, FloatArray, Score
@@ -68,6 +69,8 @@ FILES = 4
 RAY_TOLERANCE, RAY_ROUNDS, LONGER = 0.01, 3, 3
 SEARCHES = {"search, as in the paper": AS_IN_THE_PAPER, "search, by default": AS_BY_DEFAULT}
 LONG, THROUGH_RAY = f"marginal {RAY_TOLERANCE}, long", f"ray, marginal {RAY_TOLERANCE}"
+CORES = os.cpu_count() or 1
+AN_ACTOR_A_CORE = f"ray, {CORES} actors"
 
 
 def keep_looking(scorer: Scorer, file: Path, enough: threading.Event) -> threading.Thread:
@@ -83,6 +86,15 @@ def keep_looking(scorer: Scorer, file: Path, enough: threading.Event) -> threadi
     return thread
 
 
+def looks_in(folder: str) -> FloatArray:
+    """Return what scorers have written down, added up: rows of a time, requests answered and requests in work."""
+    each = [np.loadtxt(file).T for file in sorted(Path(folder).glob(f"{LOOKS}*"))]
+    times = np.sort(np.concatenate([seconds for seconds, _, _ in each]))
+    answered = sum(np.interp(times, seconds, so_far) for seconds, so_far, _ in each)
+    in_work = sum(np.interp(times, seconds, waiting, left=0, right=0) for seconds, _, waiting in each)
+    return np.column_stack([times, answered, in_work])
+
+
 def rate_in_the_middle(looks: FloatArray) -> float:
     """Return the requests answered a second between a tenth and nine tenths of them all."""
     seconds, answered, _ = looks.T
@@ -95,7 +107,7 @@ def watched(folder: str) -> Callable[[Guard, ModelConfig, ScoringConfig], Scorer
 
     def opened(guard: Guard, model: ModelConfig, scoring: ScoringConfig) -> Scorer:
         scorer = open_scorer(guard, model, scoring)
-        keep_looking(scorer, Path(folder, LOOKS), threading.Event())  # to the end of its process
+        keep_looking(scorer, Path(folder, f"{LOOKS}-{os.getpid()}"), threading.Event())  # to the end of its process
         return scorer
 
     return opened
@@ -109,16 +121,16 @@ def made(count: int, world: str, long_prompts: bool) -> list[WorldDocument]:
     return lengthen(documents) if long_prompts else documents
 
 
-def through_ray(documents: Sequence[WorldDocument], tolerance: float, source: str) -> dict[str, float]:
+def through_ray(documents: Sequence[WorldDocument], tolerance: float, source: str, actors: int) -> dict[str, float]:
     """Run the whole job on files, start-up left out."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "corpus").mkdir()
         for number, rows in enumerate(np.array_split(np.arange(len(documents)), FILES)):
             columns = {name: [getattr(documents[row], name) for row in rows] for name in ("doc_id", "text")}
             pq.write_table(pa.table(columns), f"{folder}/corpus/part-{number}.parquet")
-        plan = make_plan(settings(tolerance, f"{folder}/corpus", f"{folder}/scores", source=source))
+        plan = make_plan(settings(tolerance, f"{folder}/corpus", f"{folder}/scores", source=source, actors=actors))
         manifest = run_plan(plan, lambda counts, ready: None, watched(folder))
-        looks = np.loadtxt(Path(folder, LOOKS))
+        looks = looks_in(folder)
     _, answered, waiting = looks.T
     # From the first answer to the last one.
     at_work = waiting[(answered > 0) & (answered < answered.max())]
@@ -132,10 +144,10 @@ def through_ray(documents: Sequence[WorldDocument], tolerance: float, source: st
     }
 
 
-def through_ray_elsewhere(documents: int, world: str, source: str, long_prompts: bool) -> dict[str, float]:
+def through_ray_elsewhere(arguments: argparse.Namespace, count: int, source: str, actors: int) -> dict[str, float]:
     """Run the job from a process of its own, as jobs are."""
-    command = [sys.executable, __file__, "--through-ray", source, "--documents", str(documents), "--world", world]
-    command += ["--long-prompts"] * long_prompts
+    command = [sys.executable, __file__, "--through-ray", source, "--actors", str(actors)]
+    command += ["--documents", str(count), "--world", arguments.world, *["--long-prompts"] * arguments.long_prompts]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
@@ -157,16 +169,15 @@ async def at_length(bench: Bench, documents: Sequence[Document]) -> dict[str, fl
         found = await bench.timed(lambda: scorer.score_all(documents))
         enough.set()
         looking.join()
-        return found | {MIDDLE: rate_in_the_middle(np.loadtxt(Path(folder, LOOKS)))}
+        return found | {MIDDLE: rate_in_the_middle(looks_in(folder))}
 
 
 async def in_turns(
-    bench: Bench, rounds: int, searched: int, many: Sequence[Document], job: Callable[[], dict[str, float]]
+    bench: Bench, rounds: int, searched: int, many: Sequence[Document], job: Callable[[int], dict[str, float]]
 ) -> dict[str, list[dict[str, float]]]:
     """Take turns between generation, marginals and searches, and then, on many documents, with the pipeline's job."""
     await bench.engine.warm_up()
-    gc.collect()
-    gc.freeze()  # as an actor does
+    collect_rarely()  # as an actor does
     works: dict[str, Callable[[], Awaitable[list[Score]]]] = {"greedy": bench.greedy}
     works |= {f"marginal {tolerance}": bench.marginal(tolerance) for tolerance in TOLERANCES}
     works |= {f"marginal {tolerance} of flagged": bench.marginal(tolerance, "flagged") for tolerance in OF_FLAGGED}
@@ -179,10 +190,11 @@ async def in_turns(
         for name, stops in SEARCHES.items():
             results.setdefault(name, []).append(bench.search(few[number::rounds], stops)[1])
     results |= {name: [pooled(results[name])] for name in SEARCHES}
-    results |= {LONG: [], THROUGH_RAY: []}
+    results |= {LONG: [], THROUGH_RAY: [], AN_ACTOR_A_CORE: []}
     for _ in range(RAY_ROUNDS):
         results[LONG].append(await at_length(bench, many))
-        results[THROUGH_RAY].append(job())
+        results[THROUGH_RAY].append(job(1))
+        results[AN_ACTOR_A_CORE].append(job(CORES))
     await bench.engine.close()
     return results
 
@@ -192,14 +204,14 @@ def compare(documents: Sequence[WorldDocument], source: str, arguments: argparse
     flagged = sum(bool(document.labels.any()) for document in documents) / len(documents)
     bench = Bench(documents, source)
     lengths = [len(bench.prompter.prompts(document).token_ids[0]) for document in bench.documents]
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores; {versions()}")
+    print(f"{platform.processor() or platform.machine()}, {CORES} cores; {versions()}")
     print(
         f"{len(lengths)} documents, {flagged:.1%} flagged, prompts of {statistics.median(lengths):.0f} tokens (median)"
     )
     # More documents, because a job's end, where nothing is left but to write the last rows, counts here.
-    count, world, long_prompts = LONGER * arguments.documents, arguments.world, arguments.long_prompts
-    many = as_documents(made(count, world, long_prompts))
-    job = partial(through_ray_elsewhere, count, world, source, long_prompts)
+    count = LONGER * arguments.documents
+    many = as_documents(made(count, arguments.world, arguments.long_prompts))
+    job = partial(through_ray_elsewhere, arguments, count, source)
     results = asyncio.run(in_turns(bench, arguments.rounds, arguments.search_documents, many, job))
 
     def median(name: str, figure: str) -> float:
@@ -212,8 +224,10 @@ def compare(documents: Sequence[WorldDocument], source: str, arguments: argparse
         rate = median(name, "documents_per_s")
         rest = [f"{median(name, column):9.2f}" if column in rounds[0] else f"{'':9}" for column in columns]
         print(f"{name:26} {rate:8.1f} {rate / greedy:10.3f} {' '.join(rest)}")
-    print(f"through Ray / in process: {median(THROUGH_RAY, 'documents_per_s') / median(LONG, 'documents_per_s'):.3f}")
-    print(f"the same in the middle of the job: {median(THROUGH_RAY, MIDDLE) / median(LONG, MIDDLE):.3f}")
+    for name in (THROUGH_RAY, AN_ACTOR_A_CORE):
+        over = median(name, "documents_per_s") / median(LONG, "documents_per_s")
+        middle = median(name, MIDDLE) / median(LONG, MIDDLE)
+        print(f"{name}, over in process: {over:.3f}; in the middle of the job: {middle:.3f}")
     tenths = [round(median(THROUGH_RAY, f"requests_in_work_{i}")) for i in range(10)]
     least = median(THROUGH_RAY, "least_requests_in_the_middle")
     idle = median(THROUGH_RAY, "share_of_time_without_requests")
@@ -237,10 +251,11 @@ def main() -> None:
     parser.add_argument("--long-prompts", action="store_true")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--through-ray", metavar="MODEL", help=argparse.SUPPRESS)
+    parser.add_argument("--actors", type=int, default=1, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     documents = made(arguments.documents, arguments.world, arguments.long_prompts)
     if arguments.through_ray:
-        print(json.dumps(through_ray(documents, RAY_TOLERANCE, arguments.through_ray)))
+        print(json.dumps(through_ray(documents, RAY_TOLERANCE, arguments.through_ray, arguments.actors)))
     elif arguments.long_prompts:
         with tempfile.TemporaryDirectory() as folder:
             WideGuard(ON_CPUS, "cpu", torch.float32).write(Path(folder))

@@ -11,7 +11,6 @@ starts another one in its place and hands it the same blocks.
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import re
 import socket
@@ -33,7 +32,7 @@ from confscore.errors import ConfscoreError, EngineError, JobError
 from confscore.guards import Guard
 from confscore.manifest import NOTHING, Counts, add_counts
 from confscore.marks import Marks, Turns, score_marked
-from confscore.memory import peak_memory
+from confscore.memory import collect_rarely, peak_memory
 from confscore.partitions import without_bad_values
 from confscore.rows import Columns, Document, Score, score_schema, scores_to_arrays
 from confscore.run_folder import RunFolder
@@ -325,10 +324,7 @@ def _watch(watched: weakref.ref[ScoringActor], scorer: Scorer, timeout_s: float)
 async def _open(guard: Guard, config: Config, open_scorer: OpenScorer) -> Scorer:
     scorer = open_scorer(guard, config.model, config.scoring)
     await scorer.warm_up()
-    # What has been loaded, some 500,000 objects, stays until the end. A collector that goes through it again whenever
-    # enough documents have come and gone holds up everything in flight, a quarter of a second each time.
-    gc.collect()
-    gc.freeze()
+    collect_rarely()
     return scorer
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 from collections.abc import Iterator, Mapping
@@ -11,6 +12,21 @@ from confscore.errors import EngineError
 
 _KIB = 1024
 _GIB = 1 << 30
+_THRESHOLDS = 10_000, 20, 20
+"""More objects than before, collections of the youngest and of the middle ones, until the next ones are collected."""
+
+
+def collect_rarely() -> None:
+    """Let Python's garbage collector leave alone what there is, and seldom go through what comes after it.
+
+    What has been loaded with an engine, some 500,000 objects, stays until the end: a collector that goes through it
+    again whenever enough documents have come and gone holds up everything in flight, a quarter of a second each time.
+    Thousands of documents in flight outlive many collections as well, and leave next to no cycles behind; measured,
+    with the default thresholds a scorer spends an eighth of its time on them.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_THRESHOLDS)
 
 
 def peak_memory(*, descendants: bool) -> int | None:

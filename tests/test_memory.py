@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import dedent
 
 import numpy as np
 import pytest
@@ -35,6 +38,32 @@ def test_what_is_left_is_less_than_what_there_is() -> None:
     available = available_memory()
     assert available is not None
     assert 0 < available < int(total[1]) * 1024
+
+
+def test_what_was_there_is_never_collected_again_and_what_comes_after_it_still_is() -> None:
+    script = """
+        import gc
+        from confscore.memory import collect_rarely
+
+        class Cycle:
+            left = 0
+            def __init__(self):
+                self.me = self
+                Cycle.left += 1
+            def __del__(self):
+                Cycle.left -= 1
+
+        before = Cycle()
+        collect_rarely()
+        del before
+        for _ in range(50_000):
+            Cycle()
+        print(0 < Cycle.left < 40_000)
+        gc.collect()
+        print(Cycle.left)
+    """
+    done = subprocess.run([sys.executable, "-c", dedent(script)], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "1"]
 
 
 @pytest.mark.parametrize(("cache", "available"), [(0, 5 * GIB), (GIB, 6 * GIB), (GIB, None), ("auto", 5 * GIB)])

@@ -66,6 +66,11 @@ def die_while_loading(guard: Guard, model: ModelConfig, scoring: ScoringConfig) 
     raise AssertionError("killed")
 
 
+def tell_its_threads(guard: Guard, model: ModelConfig, scoring: ScoringConfig) -> Scorer:
+    """Say how many threads an engine would have, which ends the job."""
+    raise EngineError(f"it would have {os.environ['OMP_NUM_THREADS']} threads")
+
+
 def table(automaton: AnswerAutomaton):
     size = len(automaton.alphabet)
 

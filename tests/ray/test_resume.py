@@ -17,7 +17,7 @@ from test_score_table import PROVENANCE
 from confscore.actor import OpenScorer
 from confscore.config import load
 from confscore.corpus import ROW_KEY
-from confscore.errors import CorpusError, JobError
+from confscore.errors import CorpusError, EngineError, JobError
 from confscore.manifest import Manifest
 from confscore.plan import make_plan
 from confscore.publication import compact, plan_compactions
@@ -129,6 +129,18 @@ def test_engines_that_die_while_they_are_loaded_end_the_job(ray_here: None, tmp_
     ):
         run_here(job, table_job.die_while_loading)
     assert not list(job.scores.rglob("*.parquet"))
+
+
+@pytest.mark.parametrize("actors", [1, 2])
+def test_an_engine_without_a_gpu_has_its_share_of_the_cpus(ray_here: None, tmp_path: Path, actors: int) -> None:
+    import ray
+
+    job = Job(tmp_path / "job", 8)
+    job.prepare({}, {"cluster": {"actors": actors}})
+    share = int(ray.cluster_resources()["CPU"]) // actors
+    assert share > 1, "Ray itself says one"
+    with pytest.raises(EngineError, match=f"it would have {share} threads"):
+        run_here(job, table_job.tell_its_threads)
 
 
 def test_too_many_failed_rows_end_the_job_early(ray_here: None, tmp_path: Path) -> None:
