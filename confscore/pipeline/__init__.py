@@ -103,7 +103,7 @@ def run_plan(
         Nothing was published, and what was staged is kept for the next start.
     """
     run = plan.run
-    with plain_errors(), locked(run.filesystem, run.locks, run.output, run.run_id) as still_ours:
+    with plain_errors(run.output), locked(run.filesystem, run.locks, run.output, run.run_id) as still_ours:
         committed = run.read_manifest(MANIFEST)
         if committed is not None:
             return committed  # by a start that ended while this one waited for the lock

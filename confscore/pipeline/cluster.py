@@ -26,6 +26,7 @@ _LEAST_CPUS = 4
 """Of a cluster on this machine: for an actor, and a task each that reads, cuts and writes blocks. With fewer Ray Data
 lets the writers wait until nothing is left to read, and a crash costs all that has been scored."""
 _ANY_RAISED = re.compile(r"^\s*((?:\w+\.)*\w*(?:Error|Exception): .+)", re.M)
+_NO_SPACE = re.compile(r"No space left on device|Disk quota exceeded")
 _RAISED = re.compile(r"confscore\.errors\.(\w+): (.+)")
 
 
@@ -146,8 +147,11 @@ class StorePeak:
 
 
 @contextmanager
-def plain_errors() -> Iterator[None]:
-    """Turn Ray's errors into one sentence: the innermost confscore error if there is one."""
+def plain_errors(output: str) -> Iterator[None]:
+    """Turn Ray's errors into one sentence: the innermost confscore error if there is one.
+
+    A disk without space does not say what was to be written there; it most likely was what goes to ``output``.
+    """
     try:
         yield
     except (RayError, OSError) as error:
@@ -158,9 +162,10 @@ def plain_errors() -> Iterator[None]:
         if failed is not None:
             raise failed from error
         raised = _ANY_RAISED.findall(str(error)) or [line for line in str(error).splitlines() if line.strip()]
+        full = f" (rows are written to {output})" if _NO_SPACE.search(str(error)) else ""
         raise JobError(
-            f"the cluster could not finish the job: {raised[-1] if raised else repr(error)}; what was scored is kept, "
-            "run the same command again"
+            f"the cluster could not finish the job: {raised[-1] if raised else repr(error)}{full}; what was scored is "
+            "kept, run the same command again"
         ) from error
 
 

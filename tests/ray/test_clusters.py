@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -17,10 +18,12 @@ import pyarrow.parquet as pq
 import pytest
 from chaos import Job
 from heads import BIN, NO_TOKEN, autoscaling_head, free_port, head, worker
+from ray.exceptions import RayError
 
 from confscore.config import ClusterConfig
 from confscore.demo.world import write_corpus
-from confscore.pipeline.cluster import most_actors, threads_each
+from confscore.errors import JobError
+from confscore.pipeline.cluster import most_actors, plain_errors, threads_each
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(420)]
@@ -72,6 +75,17 @@ def test_engines_without_gpus_share_the_cpus_there_are(
     monkeypatch.setattr("confscore.pipeline.cluster.get_num_cpus", lambda: 7)
     monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 64.0, "node:here": 1.0})
     assert threads_each(ClusterConfig(cpus_per_actor=cpus_per_actor), alone, actors) == threads
+
+
+@pytest.mark.parametrize(("number", "told"), [(errno.ENOSPC, True), (errno.EDQUOT, True), (errno.EIO, False)])
+def test_a_full_disk_is_told_with_the_table_that_is_written_there(number: int, told: bool) -> None:
+    said = f"OSError: [Errno {number}] Error writing bytes to file. Detail: [errno {number}] {os.strerror(number)}"
+    with pytest.raises(JobError) as raised, plain_errors("/lake/scores"):
+        raise RayError(f"ray::Write() (pid=1)\n  File \"x.py\", line 1\n{said}")
+    where = " (rows are written to /lake/scores)" if told else ""
+    assert str(raised.value) == (
+        f"the cluster could not finish the job: {said}{where}; what was scored is kept, run the same command again"
+    )
 
 
 @pytest.mark.slow
