@@ -81,7 +81,7 @@ def test_engines_without_gpus_share_the_cpus_there_are(
 def test_a_full_disk_is_told_with_the_table_that_is_written_there(number: int, told: bool) -> None:
     said = f"OSError: [Errno {number}] Error writing bytes to file. Detail: [errno {number}] {os.strerror(number)}"
     with pytest.raises(JobError) as raised, plain_errors("/lake/scores"):
-        raise RayError(f"ray::Write() (pid=1)\n  File \"x.py\", line 1\n{said}")
+        raise RayError(f'ray::Write() (pid=1)\n  File "x.py", line 1\n{said}')
     where = " (rows are written to /lake/scores)" if told else ""
     assert str(raised.value) == (
         f"the cluster could not finish the job: {said}{where}; what was scored is kept, run the same command again"
