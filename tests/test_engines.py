@@ -22,6 +22,7 @@ from engine_contract import Bench, EngineContract, Tokens, check
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from confscore.automaton import AnswerAutomaton
+from confscore.demo import GUARD_FOLDER
 from confscore.engines.base import AnswerTokens, Rollout
 from confscore.engines.table import TableEngine
 from confscore.engines.transformers import TransformersEngine
@@ -316,6 +317,37 @@ def test_more_tokens_than_vllm_can_mask_are_refused() -> None:
     refuse_too_many(MOST_ALLOWED)
     with pytest.raises(EngineError, match=r"1,025 different tokens.*at most 1,024"):
         refuse_too_many(MOST_ALLOWED + 1)
+
+
+@pytest.mark.slow
+@pytest.mark.vllm
+@pytest.mark.timeout(400)
+def test_what_an_engine_has_compiled_the_next_one_loads(tmp_path: Path) -> None:
+    script = f"""
+        import asyncio
+        import numpy as np
+        from confscore.engines.base import AnswerTokens
+        from confscore.engines.vllm import VllmEngine
+
+        async def main():
+            arguments = {{"dtype": "float32", "max_model_len": 256, "kv_cache_memory_bytes": 1 << 26}}
+            engine = VllmEngine({str(GUARD_FOLDER)!r}, AnswerTokens(np.arange(20), (19,), 5), engine_args=arguments)
+            await engine.warm_up()
+            await engine.close()
+
+        if __name__ == "__main__":
+            asyncio.run(main())
+    """
+    path = tmp_path / "run.py"
+    path.write_text(textwrap.dedent(script))
+    caches = {"VLLM_CACHE_ROOT": str(tmp_path / "vllm"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor")}
+    environment = {name: value for name, value in os.environ.items() if name != "VLLM_USE_AOT_COMPILE"} | caches
+    for _ in range(2):
+        command = [sys.executable, path]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "load failure" not in done.stdout + done.stderr
+    assert list((tmp_path / "vllm").rglob("*")), "it was compiled"
 
 
 @pytest.mark.slow

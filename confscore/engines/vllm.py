@@ -42,6 +42,11 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, process_dict_updates
 
+if current_platform.is_cpu():
+    # What vLLM 0.32 compiles for CPUs ahead of time it cannot load again, and compiles anew at each start. Its other
+    # cache can be loaded: measured, an engine is there in 10 s instead of 15, and in 32 s as before without a cache.
+    os.environ.setdefault("VLLM_USE_AOT_COMPILE", "0")
+
 MOST_IDS = 128
 """How many ``logprob_token_ids`` vLLM takes in one request."""
 MOST_ALLOWED = 1024
