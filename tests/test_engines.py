@@ -64,6 +64,7 @@ MEDDLING: dict[str, object] = {
     "skip_tokenizer_init": False,
 }
 
+CORES = str(psutil.cpu_count(logical=False))
 # vLLM's imports make deprecated calls into torch, and it leaves its sockets to the garbage collector.
 QUIETLY = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:Unclosed context:ResourceWarning")
 VLLM = [pytest.mark.vllm, QUIETLY]
@@ -282,10 +283,10 @@ def test_whoever_names_an_executor_has_it(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("bound", "asked", "expected"),
     [
-        ("auto", None, [str(psutil.cpu_count(logical=False)), "PASSIVE"]),
-        ("auto", "1", ["1", "PASSIVE"]),
-        ("auto", "4096", [str(psutil.cpu_count(logical=False)), "PASSIVE"]),
-        ("0", "1", ["1", "None"]),
+        ("auto", None, [CORES, CORES, "PASSIVE"]),
+        ("auto", "1", ["1", "1", "PASSIVE"]),
+        ("auto", "4096", [CORES, CORES, "PASSIVE"]),
+        ("0", "1", ["1", "1", "None"]),
     ],
 )
 def test_its_threads_are_as_many_as_asked_for_or_as_cores_and_sleep_while_they_wait(
@@ -300,7 +301,8 @@ def test_its_threads_are_as_many_as_asked_for_or_as_cores_and_sleep_while_they_w
     if asked is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", asked)
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    script = "import os, torch; print(torch.get_num_threads(), os.environ.get('OMP_WAIT_POLICY'))"
+    asks = "os.environ['OMP_NUM_THREADS'], torch.get_num_threads(), os.environ.get('OMP_WAIT_POLICY')"
+    script = f"import os, torch; print({asks})"
     with in_one_process(AsyncEngineArgs(model=str(folder)).create_engine_config(), {}):
         told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
     assert told == expected
