@@ -7,6 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
+def threads_asked_for() -> int | None:
+    """Return how many threads ``OMP_NUM_THREADS`` asks for, of a list the outermost level's; ``None`` without a number.
+
+    OpenMP itself takes no notice of what is not a positive number.
+    """
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return (int(asked) or None) if asked.isdecimal() else None
+
+
 @contextmanager
 def sleeping_threads(count: int) -> Iterator[None]:
     """Let processes that are started meanwhile have so many threads, which sleep while they wait for each other.

@@ -286,6 +286,9 @@ def test_whoever_names_an_executor_has_it(folder: Path) -> None:
         ("auto", None, [CORES, CORES, "PASSIVE"]),
         ("auto", "1", ["1", "1", "PASSIVE"]),
         ("auto", "4096", [CORES, CORES, "PASSIVE"]),
+        ("auto", " 1,4", ["1", "1", "PASSIVE"]),
+        ("auto", "0", [CORES, CORES, "PASSIVE"]),
+        ("auto", "many", [CORES, CORES, "PASSIVE"]),
         ("0", "1", ["1", "1", "None"]),
     ],
 )

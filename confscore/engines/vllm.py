@@ -22,7 +22,7 @@ from confscore.config import RELIED_ON
 from confscore.engines.base import AnswerTokens, Rollout
 from confscore.errors import EngineError
 from confscore.gpus import engine_processes, refuse_unfit
-from confscore.openmp import sleeping_threads
+from confscore.openmp import sleeping_threads, threads_asked_for
 from confscore.rows import FloatArray
 
 # vLLM takes no telemetry consent from a batch job, and its log lines are for its own developers.
@@ -258,8 +258,7 @@ def in_one_process(config: VllmConfig, engine_args: Mapping[str, object]) -> Abs
     parallel.distributed_executor_backend = "uni"
     found = OMPProcessManager(config)
     cores = len(found.cpu_lists[0]) + len(found.reserved_cpu_list)
-    asked = int(os.environ.get("OMP_NUM_THREADS") or cores)
-    return sleeping_threads(min(asked, cores, available_cpu_count()))
+    return sleeping_threads(min(threads_asked_for() or cores, cores, available_cpu_count()))
 
 
 class AlphabetOnly(LogitsProcessor):  # type: ignore[misc]  # vLLM's types are not read
